@@ -1,0 +1,48 @@
+"""The seam between clipcls and whatever computes embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from clipcls.records import EncoderInfo, TokenCount
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Vectors = npt.NDArray[np.float32]
+
+
+class Encoder(Protocol):
+    """Two towers that put images and texts into one space."""
+
+    info: EncoderInfo
+    image_size: int
+    """Shorter side in pixels that the image tower looks at; decoding need not deliver much more."""
+
+    def preprocess(self, image: Image.Image) -> Any:
+        """One upright RGB picture as the image tower's input; called in loader threads."""
+        ...
+
+    def tokenize(self, prompts: Sequence[str]) -> Sequence[TokenCount]:
+        """How many tokens each prompt takes, and whether its end was cut off."""
+        ...
+
+    def encode_images(self, batch: Sequence[Any]) -> Vectors:
+        """Embeddings of preprocessed images: float32 [n, D], unit rows.
+
+        Raises:
+            OutOfMemory: the batch did not fit.
+        """
+        ...
+
+    def encode_texts(self, prompts: Sequence[str]) -> Vectors:
+        """Embeddings of prompts: float32 [n, D], unit rows.
+
+        Raises:
+            OutOfMemory: the batch did not fit.
+        """
+        ...

@@ -1,0 +1,118 @@
+"""The values that travel between the stages: frozen, slotted dataclasses and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import BinaryIO, Literal
+
+Activation = Literal["softmax", "sigmoid"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """What a warm run compares to know that a file has not changed."""
+
+    path: str
+    """Absolute path; bytes that are not UTF-8 are kept as surrogate escapes (``os.fsdecode``)."""
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    """Nanoseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One image to look at, wherever its bytes lie; it is opened only when they are needed."""
+
+    id: str
+    """What the person sees: for a file its path as they would type it."""
+    base: str
+    """Absolute folder that a relative ``id`` starts from."""
+    stat: FileStamp | None
+    """None where there is no file to stat, or where it could not be read: then ``open`` tells why."""
+    open: Callable[[], BinaryIO] = field(repr=False, compare=False)
+    """Opens the image's bytes.
+
+    Raises:
+        OSError: the image cannot be opened.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One label's score for one image."""
+
+    label: str
+    probability: float
+    """0 to 1: a softmax over all labels, or, for a sigmoid model, this label's own."""
+    cosine: float
+    """-1 to 1: image embedding times class weight, both unit vectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """An image and its labels, best first."""
+
+    path: str
+    ranked: tuple[Score, ...]
+    """The top k scores, highest first."""
+    all_scores: tuple[Score, ...] | None = None
+    """Every label's score in label order, where it was asked for."""
+    cached: bool = False
+    """Whether the image's embedding came from the store."""
+
+    ok = True
+    error = None
+
+    @property
+    def top(self) -> Score:
+        """The best score."""
+        return self.ranked[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An image that could not be classified, and why."""
+
+    path: str
+    error: str
+    cached: bool = False
+    """Whether the reason was remembered from an earlier run."""
+
+    ok = False
+
+
+Record = Prediction | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCount:
+    """How much of the text tower's context one prompt takes."""
+
+    tokens: int
+    """Tokens including the begin and end marks, at most the context length."""
+    cut: bool
+    """Whether the prompt was longer than the context and lost its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderInfo:
+    """All that scoring needs to know of a model; kept in the store, so that a warm run need not load it."""
+
+    spec: str
+    """The name it was asked for by."""
+    fingerprint: str
+    """Identity of weights, preprocessing, precision and encoder code; never of the device."""
+    precision: str
+    """What the towers compute in, such as ``fp32``."""
+    dim: int
+    """Length of an embedding."""
+    logit_scale: float
+    """The factor on the cosine, already exponentiated."""
+    logit_bias: float | None
+    """Added to the scaled cosine; None for models without one."""
+    activation: Activation
+    """How logits become probabilities."""
+    languages: tuple[str, ...] = ()
+    """Languages the text tower was trained on, as ISO 639-1 codes; empty where unknown."""
