@@ -2,7 +2,6 @@
 
     ClipclsError              1  anything else that went wrong
     ├── UsageError            2  a bad flag, label, template or setting
-    │   └── MissingExtra      2  an optional package is not installed
     ├── InputError            3  no images found, or a path that does not exist
     │   └── DecodeError       3  one picture that cannot be read (becomes a Failure record)
     ├── ModelError            4  unknown model, or weights that cannot be had or do not fit
@@ -26,10 +25,6 @@ class UsageError(ClipclsError):
     """What the person asked for makes no sense: a flag, label, template or setting."""
 
     exit_code = 2
-
-
-class MissingExtra(UsageError):
-    """An optional package is needed; the message names the extra to install."""
 
 
 class InputError(ClipclsError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
@@ -19,6 +20,16 @@ class FileStamp:
     """Bytes."""
     mtime_ns: int
     """Nanoseconds since the epoch."""
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> FileStamp:
+        """A file's or folder's stamp, as it is now.
+
+        Raises:
+            OSError: it cannot be looked at.
+        """
+        status = os.stat(path)
+        return cls(os.path.abspath(path), status.st_size, status.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)

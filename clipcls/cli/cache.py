@@ -1,0 +1,83 @@
+"""``clipcls cache``: look after the embeddings that earlier runs kept."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipcls.cli.common import Debug, quiet_pipe
+from clipcls.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipcls.store import Store
+
+app = typer.Typer(no_args_is_help=True, help="Look after the embeddings that earlier runs kept.")
+
+
+@app.command()
+def info(debug: Debug = False) -> None:
+    """Show where the cache is, how large it is and what it holds."""
+    with _store() as store, quiet_pipe():
+        known = store.info()
+    typer.echo(f"{known.path}: {_megabytes(known.bytes)}")
+    typer.echo(f"{known.images:,} image and {known.texts:,} text embeddings")
+    typer.echo(f"{known.files:,} files known by content, {known.failures:,} unreadable pictures remembered")
+    for model in known.models:
+        names = ", ".join(model.specs) or "no model in use (clipcls cache prune drops it)"
+        typer.echo(f"  {model.fingerprint}  {model.images:,} images, {model.texts:,} texts  {names}")
+    for path in known.set_aside:
+        typer.echo(f"set aside because it was damaged or newer: {path} (clipcls cache clear deletes it)")
+
+
+@app.command()
+def path(debug: Debug = False) -> None:
+    """Print the cache folder."""
+    typer.echo(_folder())
+
+
+@app.command()
+def clear(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False, debug: Debug = False) -> None:
+    """Delete all of it; later runs embed everything again."""
+    with _store() as store:
+        known = store.info()
+        what = f"{known.images:,} image and {known.texts:,} text embeddings ({_megabytes(known.bytes)})"
+        if not yes:
+            if not sys.stdin.isatty():
+                raise UsageError("clear deletes the whole cache: add --yes where nobody can be asked")
+            typer.confirm(f"Delete {what}?", abort=True, err=True)
+        store.clear()
+    typer.echo(f"deleted {what}")
+
+
+@app.command()
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False, debug: Debug = False
+) -> None:
+    """Drop what no later run can use: of files that are gone, and of models that have changed."""
+    with _store() as store:
+        gone = store.prune(dry_run=dry_run)
+    typer.echo(
+        f"{'would drop' if dry_run else 'dropped'} {gone.images:,} image and {gone.texts:,} text embeddings, "
+        f"{gone.files:,} files and {gone.failures:,} failures"
+        + ("" if dry_run else f"; {_megabytes(gone.bytes)} given back")
+    )
+
+
+def _folder() -> str:
+    from clipcls.settings import Settings
+
+    return str(Settings.load().cache_folder)
+
+
+def _store() -> Store:
+    from pathlib import Path
+
+    from clipcls.store import Store
+
+    return Store.open(Path(_folder()))
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"

@@ -1,0 +1,249 @@
+"""``clipcls classify``."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple, cast, get_args
+
+import typer
+
+from clipcls import __version__
+from clipcls.cli.common import STARTER_NOTICE, Debug, quiet_pipe
+from clipcls.cli.progress import Tally, progress_bar
+from clipcls.errors import InputError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from clipcls.classifier import Classifier, ZeroShotClassifier
+    from clipcls.records import EncoderInfo, ImageRef
+    from clipcls.settings import Settings
+    from clipcls.sinks import Format, ResultSink, RunInfo
+    from clipcls.sources import ImageSource
+
+_INPUT, _MODEL, _OUTPUT = "Images", "Model", "Output"
+
+
+def classify(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", help="Image files, folders, globs; - reads one path a line from stdin."),
+    ],
+    labels: Annotated[
+        list[str] | None, typer.Option("--labels", "-l", help="Labels, separated by , or ， or 、", show_default=False)
+    ] = None,
+    labels_file: Annotated[Path | None, typer.Option(help="A file with one label a line; # begins a comment.")] = None,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompts",
+            "-p",
+            help="A prompt set (zh, en, plain, imagenet-80, imagenet-7), a file, or a template such as "
+            "'一张{类别}的照片'; repeat it for the union. By default the labels' script chooses zh or en.",
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many labels to give each image.")] = 1,
+    recursive: Annotated[bool, typer.Option(help="Search folders to any depth.", rich_help_panel=_INPUT)] = True,
+    null: Annotated[bool, typer.Option("-0", help="Paths on stdin end in NUL bytes.", rich_help_panel=_INPUT)] = False,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only files that match this glob.", rich_help_panel=_INPUT)
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="No files or folders that match this glob.", rich_help_panel=_INPUT)
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after N images.", rich_help_panel=_INPUT)] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", rich_help_panel=_MODEL, help="starter, ARCH/TAG, hf-hub:ORG/REPO, or an open_clip folder."
+        ),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_MODEL)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once.", rich_help_panel=_MODEL)] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Threads that read and decode.", rich_help_panel=_MODEL)
+    ] = None,
+    cache: Annotated[bool, typer.Option(help="Keep embeddings for the next run.", rich_help_panel=_MODEL)] = True,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .csv or .jsonl file.", rich_help_panel=_OUTPUT)
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", "-f", help="table, csv or jsonl.", rich_help_panel=_OUTPUT)
+    ] = None,
+    all_scores: Annotated[
+        bool, typer.Option("--all-scores", help="Every label's score.", rich_help_panel=_OUTPUT)
+    ] = False,
+    excel: Annotated[
+        bool, typer.Option("--excel", help="CSV that Excel opens safely.", rich_help_panel=_OUTPUT)
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.", rich_help_panel=_OUTPUT)] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a cut-off run.", rich_help_panel=_OUTPUT)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No bar, notice or summary.", rich_help_panel=_OUTPUT)
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Rank labels for every image.
+
+    clipcls classify ./imgs --labels 大象,冰箱,蚂蚁
+    """
+    from clipcls.settings import Settings
+    from clipcls.sinks import check_output, open_sink
+    from clipcls.sources import ImageSource
+
+    settings = Settings.load(
+        {"model": model, "device": device, "prompts": prompts or None, "batch_size": batch_size, "workers": workers}
+    )
+    wanted = _labels(labels or [], labels_file)
+    layout = _Layout(_format(format, output, excel), top_k, all_scores, excel)
+    if output:
+        check_output(output, overwrite=overwrite, resume=resume)
+    found = ImageSource(
+        paths, recursive=recursive, include=include or (), exclude=exclude or (), limit=limit, null_separated=null
+    )
+    images = _at_least_one(found, paths)
+    tally = Tally()
+    with _classifier(settings, cache) as classifier, quiet_pipe():
+        if not quiet and settings.model == "starter":
+            typer.echo(STARTER_NOTICE, err=True)
+        head = classifier.zero_shot(wanted, settings.prompts or None)
+        run = _run_info(head, classifier.info, layout, paths)
+        with (
+            progress_bar(tally, found.count, hidden=quiet),
+            open_sink(run, output, sys.stdout, overwrite=overwrite, resume=resume) as sink,
+            _partial_named(sink),
+        ):
+            todo = _not_done(images, sink)
+            for record in tally.over(head.classify(todo, top_k=top_k, all_scores=all_scores)):
+                sink.write(record)
+    if not quiet:
+        typer.echo(_summary(tally, found, sink), err=True)
+    raise typer.Exit(InputError.exit_code if tally.failed + sink.failed_before else 0)
+
+
+class _Layout(NamedTuple):
+    """The options that decide what a row holds."""
+
+    format: Format
+    top_k: int
+    all_scores: bool
+    excel: bool
+
+
+def _labels(given: list[str], file: Path | None) -> list[str]:
+    from clipcls.labels import read_labels, split_labels
+
+    return [name for text in given for name in split_labels(text)] + (read_labels(file) if file else [])
+
+
+def _format(asked: str | None, output: Path | None, excel: bool) -> Format:
+    from clipcls.sinks import Format, choose_format
+
+    if asked is None and output is None and not sys.stdout.isatty():
+        asked = "csv"
+    if asked is not None and asked not in get_args(Format):
+        raise UsageError(f"unknown format {asked!r}: use {', '.join(get_args(Format))}")
+    chosen = choose_format(cast("Format | None", asked), output)
+    if excel and chosen != "csv":
+        raise UsageError(f"--excel is for CSV, not for {chosen}; add --format csv or --output FILE.csv")
+    return chosen
+
+
+def _at_least_one(found: ImageSource, paths: list[str]) -> Iterator[ImageRef]:
+    """The images, once it is known that there are any: a wrong folder should not cost the loading of a model."""
+    images = iter(found)
+    first = next(images, None)
+    if first is None:
+        raise InputError(f"no images found in {', '.join(paths)}{_skipped(found)}")
+    return itertools.chain([first], images)
+
+
+def _classifier(settings: Settings, cache: bool) -> Classifier:
+    """The classifier; where the cache folder cannot be used, one without a cache."""
+    from clipcls.classifier import Classifier
+
+    def load(cache: Path | bool) -> Classifier:
+        return Classifier.load(
+            settings.model,
+            device=settings.device,
+            cache=cache,
+            batch_size=settings.batch_size,
+            workers=settings.workers,
+        )
+
+    try:
+        return load(settings.cache_folder if cache else False)
+    except StoreError as exc:
+        typer.echo(f"warning: {exc}; this run keeps no embeddings", err=True)
+        return load(False)
+
+
+def _run_info(head: ZeroShotClassifier, info: EncoderInfo, layout: _Layout, paths: list[str]) -> RunInfo:
+    from clipcls.sinks import LabelInfo, LabelPrompts, RunInfo
+
+    by_templates: dict[tuple[str, ...], list[str]] = {}
+    for label, templates in zip(head.labels, head.templates, strict=True):
+        by_templates.setdefault(templates, []).append(label.column)
+    return RunInfo(
+        versions=_versions(),
+        model=info.spec,
+        fingerprint=info.fingerprint,
+        precision=info.precision,
+        logit_scale=info.logit_scale,
+        logit_bias=info.logit_bias,
+        activation=info.activation,
+        labels=tuple(LabelInfo(label.name, label.column, label.id) for label in head.labels),
+        prompts=tuple(LabelPrompts(tuple(names), templates) for templates, names in by_templates.items()),
+        base=os.getcwd(),
+        paths=tuple(paths),
+        **layout._asdict(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    packages = ("open_clip_torch", "torch", "transformers", "pillow", "numpy")
+    return {"clipcls": __version__} | {name: version(name) for name in packages}
+
+
+def _not_done(images: Iterable[ImageRef], sink: ResultSink) -> Iterable[ImageRef]:
+    """The images without a row from the run that is resumed."""
+    from clipcls.sinks import written_path
+
+    if sink.already_complete:
+        return ()
+    return (ref for ref in images if written_path(ref.id) not in sink.done) if sink.done else images
+
+
+@contextmanager
+def _partial_named(sink: ResultSink) -> Iterator[None]:
+    """Tell where the rows of a run lie that does not reach its end."""
+    try:
+        yield
+    except BaseException:
+        if sink.partial:
+            typer.echo(f"the rows so far are in {sink.partial}; the same command with --resume goes on", err=True)
+        raise
+
+
+def _summary(tally: Tally, found: ImageSource, sink: ResultSink) -> str:
+    if sink.already_complete:
+        return "nothing to do: the file is complete"
+    before = f"{len(sink.done)} done before; " if sink.done else ""
+    return f"{before}{tally.line()}{_skipped(found)}"
+
+
+def _skipped(found: ImageSource) -> str:
+    """What was left out for want of a package, and which extra brings it."""
+    from clipcls.decode import CAMERA_EXTRA
+
+    if not found.skipped:
+        return ""
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.skipped.items()))
+    return f"; skipped {kinds} (pip install '{CAMERA_EXTRA}' reads them)"

@@ -1,0 +1,48 @@
+"""Devices: which one to use, and what running out of its memory looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from clipcls.errors import DeviceError, OutOfMemory
+
+
+def resolve_device(asked: str) -> torch.device:
+    """The device that ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` stands for here.
+
+    Raises:
+        DeviceError: this machine, or this build of torch, does not have it.
+    """
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = torch.backends.mps.is_available()
+    if asked == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    device = torch.device(asked)
+    if device.type == "cuda" and not cuda:
+        raise DeviceError("no CUDA device: torch sees none (a driver or a CUDA build is missing); use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= cuda:
+        raise DeviceError(f"no device {asked}: this machine has cuda:0 to cuda:{cuda - 1}")
+    if device.type == "mps" and not mps:
+        raise DeviceError("no MPS device: it needs an Apple GPU and macOS; use --device cpu")
+    return device
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turn every way in which torch says that memory ran out into OutOfMemory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as exc:
+        text = str(exc).lower()
+        if (
+            isinstance(exc, (torch.OutOfMemoryError, MemoryError))
+            or "out of memory" in text
+            or "allocate memory" in text
+        ):
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            raise OutOfMemory("out of memory: use a smaller --batch-size or --device cpu") from exc
+        raise

@@ -1,0 +1,154 @@
+"""Any open_clip model behind the Encoder seam."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import open_clip
+import torch
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2
+
+from clipcls.encoders.base import Vectors
+from clipcls.encoders.devices import memory_errors, resolve_device
+from clipcls.encoders.files import ModelFiles
+from clipcls.encoders.spec import ModelSpec
+from clipcls.errors import ClipclsError, ModelError
+from clipcls.records import EncoderInfo, TokenCount
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class OpenClipEncoder:
+    """The two towers of an open_clip model, in float32.
+
+    Args:
+        spec: the model, understood.
+        files: its parts on disk.
+        device: auto, cpu, cuda, cuda:N or mps.
+        digest: the SHA-256 of a file in hex; the caller may remember it.
+
+    Raises:
+        ModelError: the files are no model, or do not fit each other.
+        DeviceError: the device is missing.
+    """
+
+    def __init__(self, spec: ModelSpec, files: ModelFiles, device: str, digest: Callable[[Path], str]) -> None:
+        self._device = resolve_device(device)
+        try:
+            with memory_errors():
+                self._model = _create(files).eval().requires_grad_(False).to(self._device)
+            self._tokenizer = _tokenizer(files)
+        except ClipclsError:
+            raise
+        except Exception as exc:
+            # open_clip, torch, transformers and safetensors each fail in their own way on files that do not fit.
+            cause = str(exc).strip().splitlines() or [type(exc).__name__]
+            raise ModelError(f"cannot load the model {spec.given}: {cause[0].rstrip(':')}") from exc
+        self._prepare_images()
+        self.info = self._describe(spec, files, digest)
+
+    def preprocess(self, image: Image.Image) -> Pixels:
+        """The model's own resize and crop: uint8 [height, width, 3]."""
+        for step in self._geometry:
+            image = step(image)
+        return np.asarray(image)
+
+    def tokenize(self, prompts: Sequence[str]) -> list[TokenCount]:
+        """How many tokens each prompt takes, and whether its end was cut off."""
+        tokenizer, limit = self._tokenizer, self._tokenizer.context_length
+        if isinstance(tokenizer, SimpleTokenizer):
+            lengths = [len(tokenizer.encode(prompt)) + 2 for prompt in prompts]  # begin and end marks
+        else:
+            cleaned = [tokenizer.clean_fn(prompt) for prompt in prompts]
+            lengths = [len(ids) for ids in tokenizer.tokenizer(cleaned, verbose=False).input_ids]
+        return [TokenCount(min(length, limit), length > limit) for length in lengths]
+
+    def encode_images(self, batch: Sequence[Pixels]) -> Vectors:
+        """Embeddings of preprocessed images: float32 [n, D], unit rows.
+
+        Raises:
+            OutOfMemory: the batch did not fit.
+        """
+        with torch.inference_mode(), memory_errors():
+            pixels = torch.from_numpy(np.stack(batch)).to(self._device).permute(0, 3, 1, 2)
+            # What torchvision's ToTensor and Normalize do to one picture, done to the batch.
+            inputs = pixels.float().div_(255).sub_(self._mean).div_(self._std)
+            return _to_numpy(self._model.encode_image(inputs, normalize=True))
+
+    def encode_texts(self, prompts: Sequence[str]) -> Vectors:
+        """Embeddings of prompts: float32 [n, D], unit rows.
+
+        Raises:
+            OutOfMemory: the batch did not fit.
+        """
+        with torch.inference_mode(), memory_errors():
+            tokens = self._tokenizer(list(prompts)).to(self._device)
+            return _to_numpy(self._model.encode_text(tokens, normalize=True))
+
+    def _prepare_images(self) -> None:
+        """Split the model's own transform: geometry on the picture, numbers on the batch."""
+        cfg = PreprocessCfg(**self._model.visual.preprocess_cfg)
+        *self._geometry, _to_tensor, _normalize = image_transform_v2(cfg, is_train=False).transforms
+        self._mean = torch.tensor(_normalize.mean, device=self._device).view(3, 1, 1)
+        self._std = torch.tensor(_normalize.std, device=self._device).view(3, 1, 1)
+        self.image_size = int(np.max(cfg.size))
+
+    def _describe(self, spec: ModelSpec, files: ModelFiles, digest: Callable[[Path], str]) -> EncoderInfo:
+        bias = self._model.logit_bias
+        english = isinstance(self._tokenizer, SimpleTokenizer)  # CLIP's BPE was learned from English text
+        return EncoderInfo(
+            spec=spec.given,
+            fingerprint=files.fingerprint("fp32", digest),
+            precision="fp32",
+            dim=files.model_cfg["embed_dim"],
+            logit_scale=float(self._model.logit_scale.exp()),
+            logit_bias=None if bias is None else float(bias),
+            activation="softmax" if bias is None else "sigmoid",
+            languages=spec.languages or (("en",) if english else ()),
+        )
+
+
+def _create(files: ModelFiles) -> Any:
+    overrides: dict[str, Any] = {}
+    if files.text_folder:
+        # The name in a text tower's configuration would be looked up on the hub.
+        text_cfg = copy.deepcopy(files.model_cfg["text_cfg"])
+        overrides["text_cfg"] = text_cfg | {"hf_model_name": str(files.text_folder), "hf_model_pretrained": False}
+    if files.weights_by_name:
+        overrides |= {
+            "pretrained": str(files.weights[0]),
+            "force_preprocess_cfg": files.preprocess_cfg,
+            "quick_gelu": files.model_cfg["quick_gelu"],
+        }
+    with warnings.catch_warnings():
+        # About the architecture's own activation, which the override above has put right.
+        warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+        return open_clip.create_model(files.name, require_pretrained=True, weights_only=True, **overrides)
+
+
+def _tokenizer(files: ModelFiles) -> Any:
+    text_cfg = files.model_cfg["text_cfg"]
+    context_length = text_cfg.get("context_length", 77)
+    options = text_cfg.get("tokenizer_kwargs", {})
+    if files.tokenizer_folder is None:
+        return SimpleTokenizer(context_length=context_length, **options)
+    return HFTokenizer(
+        str(files.tokenizer_folder),
+        context_length=context_length,
+        tokenizer_mode=text_cfg.get("tokenizer_mode"),
+        **options,
+    )
+
+
+def _to_numpy(vectors: torch.Tensor) -> Vectors:
+    return np.ascontiguousarray(vectors.float().cpu().numpy())

@@ -1,0 +1,69 @@
+"""Where records go: a table or rows to a stream, rows to a file that can be resumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TextIO
+
+from clipcls.errors import UsageError
+from clipcls.sinks.base import ResultSink, Sink
+from clipcls.sinks.output import FileSink, check_output
+from clipcls.sinks.resume import written_path
+from clipcls.sinks.rows import Format, rows_for
+from clipcls.sinks.runinfo import LabelInfo, LabelPrompts, RunInfo
+from clipcls.sinks.stream import StreamSink
+
+__all__ = [
+    "Format",
+    "LabelInfo",
+    "LabelPrompts",
+    "ResultSink",
+    "RunInfo",
+    "Sink",
+    "check_output",
+    "choose_format",
+    "open_sink",
+    "written_path",
+]
+
+_SUFFIXES: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+
+
+def choose_format(asked: Format | None, output: Path | None) -> Format:
+    """The format that was asked for, or the one that the file's suffix names; a table where there is no file.
+
+    Raises:
+        UsageError: the suffix names no format, or a table was to go to a file.
+    """
+    if output is None:
+        return asked or "table"
+    if asked == "table":
+        raise UsageError("a table is for the terminal and cannot be resumed; write csv or jsonl to a file")
+    found = asked or _SUFFIXES.get(output.suffix.lower())
+    if found is None:
+        known = ", ".join(_SUFFIXES)
+        raise UsageError(f"{output.name}: unknown suffix; use one of {known}, or say which with --format")
+    return found
+
+
+def open_sink(
+    run: RunInfo, output: Path | None, stream: TextIO, *, overwrite: bool = False, resume: bool = False
+) -> ResultSink:
+    """The sink for a run's records: the file ``output``, or, where that is None, the UTF-8 text ``stream``.
+
+    Raises:
+        UsageError: the flags contradict each other.
+        OutputError: the file must not or cannot be written, or cannot be resumed by this run.
+    """
+    if output is not None:
+        choose_format(run.format, output)  # refuses a table
+        return FileSink(output, run, overwrite=overwrite, resume=resume)
+    if overwrite or resume:
+        raise UsageError("--overwrite and --resume are for a file; name it with --output")
+    if run.format == "table":
+        from rich.console import Console
+
+        from clipcls.sinks.table import TableSink
+
+        return TableSink(Console(file=stream), run.layout)
+    return StreamSink(stream, rows_for(run.format, run.layout))

@@ -1,0 +1,46 @@
+"""How a value becomes text: bad bytes, control characters, formula-like cells and numbers."""
+
+from __future__ import annotations
+
+import re
+
+# NUL counts as ill-formed because C readers (pandas among them) end a cell at it.
+_ILL_FORMED = re.compile("[\x00\ud800-\udfff]")
+# Besides what moves the cursor or starts an escape sequence: line separators and marks that reorder what is shown.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_TRIGGERS = "[=+\\-@\t\r＝＋－＠]"  # Excel takes the full-width ones for the plain ones
+_RUN_BY_EXCEL = re.compile(f"'*{_TRIGGERS}")
+_PROTECTED = re.compile(f"'+{_TRIGGERS}")
+
+
+def well_formed(text: str) -> str:
+    r"""``text`` as any UTF-8 file can hold it: a byte that was not UTF-8 is written ``\xNN``, a lone surrogate
+    ``\uNNNN``."""
+    return _ILL_FORMED.sub(_escape, text)
+
+
+def printable(text: str) -> str:
+    r"""``text`` as a terminal or a one-line message can show it: control characters too are written ``\xNN``."""
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if 0xDC80 <= code <= 0xDCFF:  # os.fsdecode hides the byte NN as U+DCNN
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def protect_cell(cell: str) -> str:
+    """``cell`` with a ``'`` in front where Excel would run it as a formula; ``unprotect_cell`` takes it off again."""
+    return "'" + cell if _RUN_BY_EXCEL.match(cell) else cell
+
+
+def unprotect_cell(cell: str) -> str:
+    """The cell that ``protect_cell`` was given."""
+    return cell[1:] if _PROTECTED.match(cell) else cell
+
+
+def rounded(number: float) -> float:
+    """``number`` to six decimals, never a negative zero."""
+    return round(number, 6) + 0.0

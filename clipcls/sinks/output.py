@@ -1,0 +1,187 @@
+"""Rows to a file that is there only when it is whole; until then they lie in ``FILE.partial``, and can be resumed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from clipcls.errors import OutputError, UsageError
+from clipcls.records import Failure, Record
+from clipcls.sinks.base import ResultSink
+from clipcls.sinks.cells import printable
+from clipcls.sinks.durable import move
+from clipcls.sinks.resume import Written, read_written
+from clipcls.sinks.rows import rows_for
+from clipcls.sinks.runinfo import RunInfo, differences, read_run, timestamp, write_run
+
+
+def partial_path(output: Path) -> Path:
+    """Where the rows of ``output`` lie until it is whole."""
+    return output.with_name(output.name + ".partial")
+
+
+def check_output(output: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Refuses what could not be written, or would lose what an earlier run made, before any work is done.
+
+    Raises:
+        UsageError: both to overwrite and to resume was asked for.
+        OutputError: the folder cannot be written to, or there is something that must not be lost.
+    """
+    if overwrite and resume:
+        raise UsageError("--overwrite and --resume exclude each other: give the one you mean")
+    partial = partial_path(output)
+    with _told(output):
+        if not output.parent.is_dir():
+            raise OutputError(f"{_name(output)}: there is no folder {_name(output.parent)}; create it first")
+        if output.is_dir():
+            raise OutputError(f"{_name(output)} is a folder; name a file in it")
+        if _exists(output) and not output.is_file():
+            raise OutputError(f"{_name(output)} is not an ordinary file; without --output results go to the screen")
+        if not os.access(output.parent, os.W_OK | os.X_OK):
+            raise OutputError(f"{_name(output)}: the folder {_name(output.parent.absolute())} cannot be written to")
+        if overwrite or resume:
+            return
+        if _exists(partial):
+            raise OutputError(
+                f"{_name(partial)} holds the rows of a run that did not finish: "
+                "--resume goes on with it, --overwrite starts over"
+            )
+        if _exists(output):
+            raise OutputError(f"{_name(output)} exists: --overwrite replaces it, --resume goes on with a cut-off run")
+
+
+class FileSink(ResultSink):
+    """Writes rows to ``FILE.partial`` and, at a clean exit, moves it to ``FILE``; ``FILE.run.json`` tells of the run.
+
+    Nothing is touched before the first record or the clean exit. An earlier ``FILE`` stays until the new one is whole.
+    """
+
+    def __init__(self, output: Path, run: RunInfo, *, overwrite: bool = False, resume: bool = False) -> None:
+        """Refuses what ``check_output`` refuses; ``resume`` also reads what an earlier run wrote.
+
+        Raises:
+            UsageError: both to overwrite and to resume was asked for.
+            OutputError: the file must not or cannot be written, or the earlier run was another one.
+        """
+        check_output(output, overwrite=overwrite, resume=resume)
+        self._output = output
+        self._partial = partial_path(output)
+        self._mode = "w" if overwrite or resume else "x"  # "x" lets only one of two runs that began together go on
+        self._run = replace(run, overwrite=overwrite)
+        self._rows = rows_for(run.format, run.layout)
+        self._stream: IO[str] | None = None
+        self._earlier = Written()
+        if resume:
+            with _told(output):
+                self._take_up()
+        self.done = self._earlier.paths
+        self.failed_before = self._run.failed
+        self._images, self._failed = self._earlier.images, self._earlier.failed
+
+    @property
+    def partial(self) -> Path | None:
+        """``FILE.partial`` once it holds rows, until it is moved."""
+        return self._partial if self._stream is not None or self._earlier.end else None
+
+    def write(self, record: Record) -> None:
+        """Adds one row; a run that is killed loses none that was written.
+
+        Raises:
+            OutputError: it cannot be written, or the run was complete already.
+        """
+        with _told(self._output):
+            stream = self._stream or self._start()
+            stream.write(self._rows.row(record))
+            stream.flush()
+        self._images += 1
+        self._failed += isinstance(record, Failure)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None and not self.already_complete:
+            with _told(self._output):
+                self._finish(self._stream or self._start())
+        elif self._stream is not None:
+            with suppress(OSError):  # what is wrong with the file is what ended the run
+                self._stream.close()
+
+    def _take_up(self) -> None:
+        """Finds the rows of an earlier run, if there are any, and makes sure that this run goes on with them."""
+        earlier = read_run(self._output)
+        begun = _exists(self._partial) and self._partial.stat().st_size > 0
+        if not begun and not _exists(self._output):
+            return
+        if earlier is None or not (begun or earlier.complete):
+            raise OutputError(
+                f"nothing tells which run {_name(self._partial if begun else self._output)} is from; "
+                "--overwrite starts over"
+            )
+        if differ := differences(earlier, self._run):
+            raise OutputError(
+                f"{_name(self._output)} cannot be resumed, the earlier run was another one: {'; '.join(differ)}. "
+                "Ask for the same again, or start over with --overwrite"
+            )
+        if not begun:
+            self.already_complete = True
+            self._run = earlier
+            return
+        self._run = replace(self._run, created=earlier.created, overwrite=earlier.overwrite)
+        self._refuse_to_replace()
+        self._earlier = read_written(self._partial, self._rows)
+        if self._earlier.end:
+            self._mode = "r+"
+
+    def _start(self) -> IO[str]:
+        if self.already_complete:
+            raise OutputError(f"{_name(self._output)} is complete already; --overwrite starts over")
+        self._stream = stream = self._partial.open(self._mode, encoding="utf-8", newline="")
+        write_run(self._output, self._run)
+        stream.truncate(self._earlier.end)
+        stream.seek(self._earlier.end)
+        if not self._earlier.end:
+            stream.write(self._rows.head())
+        return stream
+
+    def _finish(self, stream: IO[str]) -> None:
+        with stream:
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._refuse_to_replace()
+        move(self._partial, self._output)
+        self._stream = None
+        self._earlier = Written()
+        whole = replace(self._run, complete=True, finished=timestamp(), images=self._images, failed=self._failed)
+        write_run(self._output, whole)
+
+    def _refuse_to_replace(self) -> None:
+        if not self._run.overwrite and _exists(self._output):
+            raise OutputError(
+                f"{_name(self._output)} came after the run whose rows are in {_name(self._partial)}: "
+                "move it away, then --resume"
+            )
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is anything of that name, be it a link that leads nowhere."""
+    return os.path.lexists(path)
+
+
+def _name(path: Path) -> str:
+    return printable(str(path))
+
+
+@contextmanager
+def _told(output: Path) -> Iterator[None]:
+    """Tells what the system has against writing ``output``."""
+    try:
+        yield
+    except OSError as exc:
+        kept = partial_path(output)
+        step = f"--resume goes on with {_name(kept)}" if _exists(kept) else "name another place with --output"
+        raise OutputError(f"{_name(output)} cannot be written: {exc.strerror or exc}; {step}") from exc

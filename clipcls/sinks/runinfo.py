@@ -1,0 +1,176 @@
+"""The run file beside a result file: what was run, on what, and whether it finished."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from clipcls.errors import OutputError
+from clipcls.records import Activation
+from clipcls.sinks.cells import printable
+from clipcls.sinks.durable import write_whole
+from clipcls.sinks.rows import Format, Layout
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LabelInfo:
+    """One label as the run had it."""
+
+    name: str
+    column: str
+    """What the label is called where names must not be equal."""
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPrompts:
+    """The prompt templates that some labels were written into."""
+
+    labels: tuple[str, ...]
+    """By their column names."""
+    templates: tuple[str, ...]
+
+
+def timestamp() -> str:
+    """This second as ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """Everything that decides what a run's rows say, and how far it came."""
+
+    versions: dict[str, str]
+    """Of clipcls and of what it computed with, by package name."""
+    model: str
+    """The name it was asked for by."""
+    fingerprint: str
+    precision: str
+    logit_scale: float
+    logit_bias: float | None
+    activation: Activation
+    labels: tuple[LabelInfo, ...]
+    prompts: tuple[LabelPrompts, ...]
+    format: Format
+    top_k: int = 1
+    all_scores: bool = False
+    excel: bool = False
+    base: str
+    """Absolute folder that relative paths start from."""
+    paths: tuple[str, ...]
+    """What was asked for, as it was typed."""
+    overwrite: bool = False
+    """Whether an earlier result file was to be replaced; kept, so that a resumed run need not ask again."""
+    created: str = field(default_factory=timestamp)
+    finished: str | None = None
+    complete: bool = False
+    images: int = 0
+    """Rows written; counted when the run is complete."""
+    failed: int = 0
+    """How many of them are failures."""
+
+    @property
+    def layout(self) -> Layout:
+        """What a row of this run holds."""
+        return Layout(tuple(label.column for label in self.labels), self.top_k, self.all_scores, self.excel)
+
+
+def run_path(output: Path) -> Path:
+    """Where the run file of ``output`` lies."""
+    return output.with_name(output.name + ".run.json")
+
+
+def write_run(output: Path, run: RunInfo) -> None:
+    """Writes the run file of ``output``, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    text = json.dumps(asdict(run), ensure_ascii=False, indent=2)
+    # A path that is not UTF-8 holds lone surrogates; as JSON escapes they survive in a UTF-8 file.
+    text = re.sub("[\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
+    write_whole(run_path(output), text + "\n")
+
+
+def read_run(output: Path) -> RunInfo | None:
+    """The run file of ``output``; None where there is none.
+
+    Raises:
+        OutputError: it is not a run file of this version.
+        OSError: it cannot be read.
+    """
+    path = run_path(output)
+    try:
+        data = json.loads(path.read_text("utf-8"))
+        data["labels"] = tuple(LabelInfo(**label) for label in data["labels"])
+        data["prompts"] = tuple(
+            LabelPrompts(tuple(item["labels"]), tuple(item["templates"])) for item in data["prompts"]
+        )
+        data["paths"] = tuple(data["paths"])
+        return RunInfo(**data)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as exc:
+        raise OutputError(
+            f"{printable(str(path))} is damaged or from another version of clipcls; --overwrite starts over"
+        ) from exc
+
+
+def differences(then: RunInfo, now: RunInfo) -> list[str]:
+    """What makes the rows of two runs differ, each as ``what: X then, Y now``."""
+    found = []
+    if then.fingerprint != now.fingerprint:
+        found.append(_differ("model", [_model(then)], [_model(now)]))
+    if then.layout.columns != now.layout.columns or _names(then) != _names(now):
+        same_names = _names(then) == _names(now)
+        found.append(_differ("labels", *(run.layout.columns if same_names else _names(run) for run in (then, now))))
+    else:
+        found += _prompt_differences(then, now)
+    for name in ("logit_scale", "logit_bias", "activation", "format", "top_k", "all_scores", "excel", "base"):
+        old, new = getattr(then, name), getattr(now, name)
+        if old != new:
+            found.append(_differ(name.replace("_", " "), [str(old)], [str(new)]))
+    if then.paths != now.paths:
+        found.append(_differ("paths", then.paths, now.paths))
+    return found
+
+
+def _model(run: RunInfo) -> str:
+    return f"{run.model} {run.precision} ({run.fingerprint})"
+
+
+def _names(run: RunInfo) -> tuple[str, ...]:
+    return tuple(label.name for label in run.labels)
+
+
+def _prompt_differences(then: RunInfo, now: RunInfo) -> list[str]:
+    old, new = (
+        {label: prompts.templates for prompts in run.prompts for label in prompts.labels} for run in (then, now)
+    )
+    differ = [label for label in {**old, **new} if old.get(label, ()) != new.get(label, ())]
+    if not differ:
+        return []
+    more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""
+    return [_differ(f"prompts of {differ[0]}{more}", old.get(differ[0], ()), new.get(differ[0], ()))]
+
+
+def _differ(what: str, old: Sequence[str], new: Sequence[str]) -> str:
+    same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    return printable(f"{what}: {_around(old, same)} then, {_around(new, same)} now")
+
+
+def _around(items: Sequence[str], place: int) -> str:
+    """A few of the items, among them the one at ``place``."""
+    start = max(0, min(place, len(items) - _SHOWN))
+    shown = [*items[start : start + _SHOWN]]
+    if start:
+        shown.insert(0, "…")
+    if start + _SHOWN < len(items):
+        shown.append("…")
+    return ", ".join(shown) or "none"

@@ -1,0 +1,85 @@
+"""Records as a table for a terminal, row by row. The only sink that imports rich; import it only for a table."""
+
+# ruff: noqa: TID253
+
+from __future__ import annotations
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+from clipcls.records import Failure, Record, Score
+from clipcls.sinks.base import ResultSink
+from clipcls.sinks.cells import printable
+from clipcls.sinks.rows import Layout
+from clipcls.sinks.stream import send
+
+_GAP = "  "
+_PROBABILITY = len("probability")
+_COSINE = len("-0.0000")
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+class TableSink(ResultSink):
+    """Prints each record at once: widths follow from the console and the labels, never from the rows to come."""
+
+    def __init__(self, console: Console, layout: Layout) -> None:
+        self._console = console
+        self._layout = layout
+        names = max(cell_len(printable(column)) for column in layout.columns)
+        self._label = max(len("label"), min(names, console.width // 4))
+        self._bar = 12 if console.width >= 72 else 0
+        others = sum(width + len(_GAP) for width in (self._label, _PROBABILITY, _COSINE, self._bar) if width)
+        self._path = max(12, min(80, console.width - others))
+        self._begun = False
+
+    def write(self, record: Record) -> None:
+        """See ``Sink.write``."""
+        text = Text() if self._begun else self._heading()
+        self._begun = True
+        path = _fit(record.path, self._path, keep_end=True)
+        if isinstance(record, Failure):
+            text.append(path + _GAP).append(printable(record.error), "red")
+        else:
+            for place, score in enumerate(self._listed(record.ranked, record.all_scores)):
+                text.append("\n" if place else "").append(" " * self._path if place else path)
+                text.append(_GAP).append(_fit(score.label, self._label), "bold" if place == 0 else "")
+                text.append(f"{_GAP}{score.probability:>{_PROBABILITY}.2%}{_GAP}{_cosine(score)}")
+                if self._bar:
+                    text.append(_GAP).append(_bar(score.probability, self._bar), "cyan")
+        # Captured, because a console that prints itself turns a broken pipe into SystemExit.
+        with self._console.capture() as shown:
+            self._console.print(text, soft_wrap=True)
+        send(self._console.file, shown.get())
+
+    def _listed(self, ranked: tuple[Score, ...], all_scores: tuple[Score, ...] | None) -> tuple[Score, ...]:
+        """The scores to show, best first."""
+        if self._layout.all_scores and all_scores is not None:
+            return tuple(sorted(all_scores, key=lambda score: score.cosine, reverse=True))
+        return ranked[: self._layout.ranks]
+
+    def _heading(self) -> Text:
+        names = [_fit("path", self._path), _fit("label", self._label), "probability", "cosine".rjust(_COSINE)]
+        return Text().append(_GAP.join(names), "dim").append("\n")
+
+
+def _cosine(score: Score) -> str:
+    return f"{round(score.cosine, 4) + 0.0:{_COSINE}.4f}"
+
+
+def _bar(share: float, width: int) -> str:
+    eighths = round(share * width * 8)
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
+def _fit(text: str, width: int, *, keep_end: bool = False) -> str:
+    """``text``, made printable, in exactly ``width`` terminal cells; what is too long loses its end or its start."""
+    text = printable(text)
+    if cell_len(text) <= width:
+        return set_cell_size(text, width)
+    if not keep_end:
+        return set_cell_size(text, width - 1) + "…"
+    tail = text[1 - width :]
+    while cell_len(tail) > width - 1:
+        tail = tail[1:]
+    return set_cell_size("…" + tail, width)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fakes import FakeDoor, FakeEncoder
+
+ROOT = Path(__file__).parent.parent
+IMAGES = Path(__file__).parent / "images"
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test sees or touches the person's cache, configuration or hub downloads, nor the network."""
+    home = tmp_path_factory.mktemp("home")
+    for variable, folder in {
+        "CLIPCLS_CACHE_DIR": "cache",
+        "XDG_CONFIG_HOME": "config",
+        "XDG_CACHE_HOME": "xdg",
+        "HF_HOME": "hub",
+    }.items():
+        monkeypatch.setenv(variable, str(home / folder))
+    for variable in ("CLIPCLS_MODEL", "CLIPCLS_DEVICE", "CLIPCLS_PROMPTS", "HF_ENDPOINT"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return home
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to be in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeDoor]]:
+    """Puts a FakeEncoder behind every model name."""
+
+    def install(encoder: FakeEncoder | None = None, **options: object) -> FakeDoor:
+        door = FakeDoor(encoder or FakeEncoder(**options))  # type: ignore[arg-type]
+        monkeypatch.setattr("clipcls.pipeline.load_encoder", door)
+        return door
+
+    yield install

@@ -1,0 +1,722 @@
+"""The embedding store: what it keeps, and what it does when the disk, another process or another version interferes."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import random
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from clipcls.errors import StoreError
+from clipcls.records import EncoderInfo, FileStamp, TokenCount
+from clipcls.store import FILE_NAME, NoStore, PruneResult, Store, database
+
+Vector = NDArray[np.float32]
+
+MODEL = "model-a"
+LONG_AGO = 1_600_000_000_000_000_000
+INFO = EncoderInfo("starter", MODEL, "fp32", 8, 100.0, None, "softmax", ("en", "zh"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path) as opened:
+        yield opened
+
+
+def vectors(count: int, dim: int = 8, seed: int = 0) -> dict[bytes, Vector]:
+    rng = np.random.default_rng(seed)
+    return {rng.bytes(32): rng.standard_normal(dim, dtype=np.float32) for _ in range(count)}
+
+
+def same(found: dict[bytes, Vector], put: dict[bytes, Vector]) -> bool:
+    return found.keys() == put.keys() and all(found[key].tobytes() == put[key].tobytes() for key in put)
+
+
+def stamp(path: Path) -> FileStamp:
+    stat = path.stat()
+    return FileStamp(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+def old_file(path: Path, content: bytes = b"x") -> FileStamp:
+    path.write_bytes(content)
+    os.utime(path, ns=(LONG_AGO, LONG_AGO))
+    return stamp(path)
+
+
+def aside(folder: Path, kind: str = "damaged") -> list[Path]:
+    """Databases that were set aside, without what sqlite kept beside them."""
+    return [file for file in folder.glob(f"{FILE_NAME}.{kind}-*") if not file.name.endswith(("-wal", "-shm"))]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def raw(store: Store) -> sqlite3.Connection:
+    assert store._db._con is not None
+    return store._db._con
+
+
+# What it keeps
+
+
+def test_images_come_back_as_they_were(store: Store, tmp_path: Path) -> None:
+    put = vectors(1200, 16)
+    store.put_images(MODEL, put)
+    assert same(store.images(MODEL, put), put)
+    store.close()
+    with Store.open(tmp_path) as again:
+        found = again.images(MODEL, [*put, b"unknown"])
+        assert same(found, put)
+        assert again.images("model-b", put) == {}
+    one = next(iter(found.values()))
+    assert (one.dtype, one.shape, one.flags.c_contiguous) == (np.dtype(np.float32), (16,), True)
+
+
+def test_an_existing_vector_wins(store: Store) -> None:
+    first, second = vectors(1), vectors(1, seed=1)
+    key = next(iter(first))
+    store.put_images(MODEL, first)
+    store.put_images(MODEL, {key: next(iter(second.values()))})
+    assert same(store.images(MODEL, [key]), first)
+
+
+def test_a_vector_need_not_be_contiguous(store: Store) -> None:
+    grid = np.arange(12, dtype=np.float32).reshape(3, 4)
+    store.put_images(MODEL, {b"k": grid[:, 1]})
+    assert store.images(MODEL, [b"k"])[b"k"].tolist() == [1, 5, 9]
+
+
+def test_images_and_texts_do_not_meet(store: Store) -> None:
+    vector = np.ones(4, np.float32)
+    store.put_texts(MODEL, {"a cat": (vector, TokenCount(5, False)), "x" * 999: (vector, TokenCount(77, True))})
+    found = store.texts(MODEL, ["a cat", "x" * 999, "A cat"])
+    assert {text: count for text, (_, count) in found.items()} == {
+        "a cat": TokenCount(5, False),
+        "x" * 999: TokenCount(77, True),
+    }
+    assert store.info().images == 0
+    assert store.info().texts == 2
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    with Store.open(tmp_path_factory.mktemp("shared")) as opened:
+        yield opened
+
+
+any_text = st.text(st.characters(exclude_categories=()))
+any_vector = hnp.arrays(np.float32, st.integers(1, 20))
+
+
+@given(texts=st.dictionaries(any_text, st.tuples(any_vector, st.integers(0, 2**40), st.booleans())))
+def test_any_prompt_and_vector_round_trips(shared: Store, texts: dict[str, tuple[Vector, int, bool]]) -> None:
+    shared.clear()
+    put = {text: (vector, TokenCount(tokens, cut)) for text, (vector, tokens, cut) in texts.items()}
+    shared.put_texts(MODEL, put)
+    found = shared.texts(MODEL, texts)
+    assert found.keys() == put.keys()
+    for text, (vector, count) in put.items():
+        assert found[text][0].tobytes() == vector.tobytes()
+        assert found[text][1] == count
+
+
+@given(reason=any_text, spec=any_text)
+def test_any_reason_and_any_spec_can_be_kept(shared: Store, reason: str, spec: str) -> None:
+    shared.clear()
+    shared.put_failures("pillow 1", {b"d": reason})
+    assert shared.failures([b"d"], "pillow 1")[b"d"].encode() == reason.encode(errors="backslashreplace")
+    info = replace(INFO, spec=spec, logit_bias=-10.5, activation="sigmoid")
+    shared.put_encoder(info, "auto", "cpu", [])
+    assert shared.get_encoder(spec, "auto", "cpu") == info
+    assert len(shared.info().models) == 1
+
+
+def test_failures_are_known_by_decoder(store: Store) -> None:
+    store.put_failures("pillow 1", {b"a": "truncated", b"b": "not an image"})
+    assert store.failures([b"a", b"b", b"c"], "pillow 1") == {b"a": "truncated", b"b": "not an image"}
+    assert store.failures([b"a"], "pillow 2") == {}
+    store.put_failures("pillow 1", {b"a": "other words"})
+    assert store.failures([b"a"], "pillow 1") == {b"a": "other words"}
+
+
+# Files
+
+
+def test_digests_of_unchanged_files_are_known(store: Store) -> None:
+    stamps = [FileStamp(f"/pictures/{i}.jpg", i, LONG_AGO) for i in range(1500)]
+    store.remember_files([(one, str(one.size).encode()) for one in stamps], time.time_ns())
+    assert store.digests(stamps) == {one.path: str(one.size).encode() for one in stamps}
+    changed = [replace(stamps[0], size=7), replace(stamps[1], mtime_ns=LONG_AGO + 1), FileStamp("/new", 1, 1)]
+    assert store.digests([*changed, stamps[2]]) == {stamps[2].path: b"2"}
+
+
+def test_a_file_written_while_it_was_read_is_not_trusted(store: Store) -> None:
+    one = FileStamp("/a.jpg", 1, LONG_AGO)
+    for age, trusted in [(0, False), (1_999_999_999, False), (-5, False), (2_000_000_000, True)]:
+        store.remember_files([(one, b"d")], LONG_AGO + age)
+        assert (store.digests([one]) == {"/a.jpg": b"d"}) is trusted
+
+
+def test_a_time_beyond_64_bits_is_kept_and_not_trusted(store: Store) -> None:
+    one = FileStamp("/a.jpg", 1, 2**70)
+    store.remember_files([(one, b"d")], time.time_ns())
+    assert store.digests([one]) == {}
+    assert store.info().files == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+def test_a_path_need_not_be_utf8(store: Store) -> None:
+    one = FileStamp(os.fsdecode(b"/pictures/\xff\xfe.jpg"), 3, LONG_AGO)
+    store.remember_files([(one, b"d")], time.time_ns())
+    assert store.digests([one]) == {one.path: b"d"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_the_folder_need_not_be_utf8(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff") / "a?b#c%20"
+    for _ in range(2):
+        with Store.open(folder) as store:
+            store.put_images(MODEL, vectors(1))
+            assert store.info().images == 1
+
+
+# Encoders
+
+
+def test_an_encoder_is_known_until_its_files_change(store: Store, tmp_path: Path) -> None:
+    weights, config = tmp_path / "weights", tmp_path / "config"
+    files = [old_file(weights), old_file(config)]
+    store.put_encoder(INFO, "auto", "cpu", files)
+    assert store.get_encoder("starter", "auto", "cpu") == INFO
+    assert store.get_encoder("starter", "fp32", "cpu") is None
+    assert store.get_encoder("starter", "auto", "cuda") is None
+    old_file(config, b"longer")
+    assert store.get_encoder("starter", "auto", "cpu") is None
+    newer = replace(INFO, fingerprint="model-b", logit_bias=-12.9)
+    store.put_encoder(newer, "auto", "cpu", [stamp(weights), stamp(config)])
+    assert store.get_encoder("starter", "auto", "cpu") == newer
+    os.utime(weights, ns=(LONG_AGO, LONG_AGO + 1))
+    assert store.get_encoder("starter", "auto", "cpu") is None
+    weights.unlink()
+    assert store.get_encoder("starter", "auto", "cpu") is None
+
+
+def test_a_damaged_encoder_row_is_not_believed(store: Store) -> None:
+    store.put_encoder(INFO, "auto", "cpu", [])
+    raw(store).execute("UPDATE encoders SET logit_scale = 1.0")
+    assert store.get_encoder("starter", "auto", "cpu") is None
+
+
+def test_numpy_numbers_may_describe_an_encoder(store: Store) -> None:
+    numbers: Any = {"dim": np.int64(8), "logit_scale": np.float32(100), "logit_bias": np.float32(-2.5)}
+    store.put_encoder(replace(INFO, **numbers), "auto", "cpu", [])
+    assert store.get_encoder("starter", "auto", "cpu") == replace(INFO, logit_bias=-2.5)
+
+
+# Upkeep
+
+
+def fill(store: Store, folder: Path) -> dict[bytes, Vector]:
+    """Two files, of which the first is then deleted; two models, of which the second has no name."""
+    put = vectors(2)
+    here, gone = put
+    files = [(old_file(folder / "here.jpg"), here), (old_file(folder / "gone.jpg"), gone)]
+    store.remember_files(files, time.time_ns())
+    text = {"a": (np.ones(4, np.float32), TokenCount(3, False))}
+    for model in (MODEL, "model-b"):
+        store.put_images(model, put)
+        store.put_texts(model, text)
+    store.put_encoder(INFO, "auto", "cpu", [])
+    store.put_failures("pillow 1", {here: "bad", gone: "bad", b"elsewhere": "bad"})
+    (folder / "gone.jpg").unlink()
+    return put
+
+
+def test_info_counts(store: Store, tmp_path: Path) -> None:
+    fill(store, tmp_path)
+    info = store.info()
+    assert (info.path, info.files, info.failures, info.images, info.texts) == (tmp_path / FILE_NAME, 2, 3, 4, 2)
+    assert [(model.fingerprint, model.specs, model.images, model.texts) for model in info.models] == [
+        (MODEL, ("starter",), 2, 1),
+        ("model-b", (), 2, 1),
+    ]
+    assert info.bytes == sum((tmp_path / f"{FILE_NAME}{end}").stat().st_size for end in ("", "-wal", "-shm"))
+
+
+def test_prune_drops_what_nobody_can_use(store: Store, tmp_path: Path) -> None:
+    here, gone = fill(store, tmp_path)
+    before = store.info()
+    counted = store.prune(dry_run=True)
+    assert counted == PruneResult(files=1, images=3, texts=1, failures=2)
+    assert replace(store.info(), bytes=0) == replace(before, bytes=0)
+    assert replace(store.prune(), bytes=0) == counted
+    assert list(store.images(MODEL, [here, gone])) == [here]
+    assert list(store.texts(MODEL, ["a"])) == ["a"]
+    assert store.images("model-b", [here]) == {}
+    assert list(store.failures([here, gone, b"elsewhere"], "pillow 1")) == [here]
+    assert store.prune() == PruneResult()
+
+
+def test_prune_gives_space_back(store: Store) -> None:
+    store.put_images(MODEL, vectors(3000, 512))
+    before = store.info().bytes
+    freed = store.prune().bytes
+    assert freed > 6_000_000
+    assert store.info().bytes == before - freed
+
+
+def test_a_file_out_of_reach_is_not_gone(store: Store, tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    store.remember_files([(FileStamp(str(loop), 1, LONG_AGO), b"d")], time.time_ns())
+    assert store.prune() == PruneResult()
+
+
+def test_clear_empties_it_for_everyone(store: Store, tmp_path: Path) -> None:
+    put = fill(store, tmp_path)
+    (tmp_path / f"{FILE_NAME}.damaged-20200101-000000").write_bytes(b"old")
+    assert len(store.info().set_aside) == 1
+    with Store.open(tmp_path) as other:
+        assert other.images(MODEL, put)
+        store.clear()
+        assert other.images(MODEL, put) == {}
+        other.put_images(MODEL, put)
+    assert same(store.images(MODEL, put), put)
+    info = store.info()
+    assert (info.files, info.failures, info.texts, info.set_aside) == (0, 0, 0, ())
+    assert store.get_encoder("starter", "auto", "cpu") is None
+
+
+# Damage
+
+
+def filled_file(folder: Path, put: dict[bytes, Vector]) -> Path:
+    with Store.open(folder) as store:
+        store.put_images(MODEL, put)
+        store.remember_files([(FileStamp(f"/{i}.jpg", 1, LONG_AGO), key) for i, key in enumerate(put)], time.time_ns())
+        store.put_texts(MODEL, {str(i): (vector, TokenCount(3, False)) for i, vector in enumerate(put.values())})
+        store.put_failures("pillow 1", dict.fromkeys(put, "bad"))
+        store.put_encoder(INFO, "auto", "cpu", [])
+    return folder / FILE_NAME
+
+
+def use(folder: Path, put: dict[bytes, Vector]) -> None:
+    """Do everything with a store that may be damaged: nothing may fail, and every vector must be right."""
+    with Store.open(folder) as store:
+        texts = {str(i): (vector, TokenCount(3, False)) for i, vector in enumerate(put.values())}
+        for _ in range(2):
+            for key, vector in store.images(MODEL, put).items():
+                assert vector.tobytes() == put[key].tobytes()
+            for text, (vector, count) in store.texts(MODEL, texts).items():
+                assert (vector.tobytes(), count) == (texts[text][0].tobytes(), texts[text][1])
+            store.digests([FileStamp(f"/{i}.jpg", 1, LONG_AGO) for i in range(len(put))])
+            store.failures(put, "pillow 1")
+            assert store.get_encoder("starter", "auto", "cpu") in (INFO, None)
+            store.put_images(MODEL, put)
+            store.put_texts(MODEL, texts)
+        store.info()
+        store.prune()
+        store.clear()
+
+
+def test_a_flipped_byte_costs_one_vector(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put = vectors(50, 64)
+    path = filled_file(tmp_path, put)
+    bad = list(put)[20]
+    content = bytearray(path.read_bytes())
+    for start in (content.find(put[bad].tobytes()), content.rfind(put[bad].tobytes())):
+        assert start > 0
+        content[start + 100] ^= 4
+    path.write_bytes(content)
+    with Store.open(tmp_path) as store:
+        expected = {key: vector for key, vector in put.items() if key != bad}
+        assert same(store.images(MODEL, put), expected)
+        assert same(store.images(MODEL, put), expected)
+        assert "20" not in store.texts(MODEL, ["19", "20"])
+        store.put_images(MODEL, {bad: put[bad]})
+        assert same(store.images(MODEL, put), put)
+    assert len(warnings(caplog)) == 1
+    assert aside(tmp_path) == []
+
+
+def test_a_vector_cut_short_is_dropped(store: Store) -> None:
+    store.put_images(MODEL, vectors(3))
+    raw(store).execute("UPDATE embeddings SET vector = substr(vector, 1, 30) WHERE id = 1")
+    raw(store).execute("UPDATE embeddings SET vector = 'text' WHERE id = 2")
+    assert len(store.images(MODEL, vectors(3))) == 1
+    assert store.info().images == 1
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(random.Random(0).randbytes(100_000))
+
+
+def empty_wal_of_another(path: Path) -> None:
+    garbage(path)
+    Path(f"{path}-wal").write_bytes(b"wal")
+
+
+def without_table(path: Path) -> None:
+    con = sqlite3.connect(path)
+    con.execute("DROP TABLE embeddings")
+    con.close()
+
+
+def without_column(path: Path) -> None:
+    con = sqlite3.connect(path)
+    con.execute("ALTER TABLE files DROP COLUMN hashed_ns")
+    con.close()
+
+
+def foreign(path: Path) -> None:
+    path.unlink()
+    con = sqlite3.connect(path)
+    con.execute("CREATE TABLE files (name)")
+    con.close()
+
+
+@pytest.mark.parametrize("ruin", [garbage, empty_wal_of_another, without_table, without_column, foreign])
+def test_a_damaged_file_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ruin: Callable[[Path], None]
+) -> None:
+    put = vectors(30, 64)
+    ruin(filled_file(tmp_path, put))
+    use(tmp_path, put)
+    (warning,) = warnings(caplog)
+    assert str(tmp_path / FILE_NAME) in warning
+    assert f"{FILE_NAME}.damaged-2" in warning
+    assert "\n" not in warning
+    use(tmp_path, put)
+    assert len(warnings(caplog)) == 1
+
+
+@pytest.mark.parametrize("keep", [0, 1, 50, 100, 4096, 16384, 20_000, 0.3, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_no_obstacle(tmp_path: Path, keep: float) -> None:
+    put = vectors(600, 64)
+    path = filled_file(tmp_path, put)
+    os.truncate(path, keep if isinstance(keep, int) else int(path.stat().st_size * keep))
+    use(tmp_path, put)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_damage_is_no_obstacle(tmp_path: Path, seed: int) -> None:
+    put = vectors(100, 64)
+    path = filled_file(tmp_path, put)
+    content, rng = bytearray(path.read_bytes()), random.Random(seed)
+    for _ in range(rng.choice([1, 20, 500])):
+        content[rng.randrange(len(content))] = rng.randrange(256)
+    path.write_bytes(content)
+    use(tmp_path, put)
+
+
+def test_names_of_files_set_aside_do_not_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "strftime", lambda _: "20200101-000000")
+    for _ in range(3):
+        garbage(tmp_path / FILE_NAME)
+        Store.open(tmp_path).close()
+    stem = f"{FILE_NAME}.damaged-20200101-000000"
+    assert sorted(file.name for file in aside(tmp_path)) == [stem, f"{stem}-1", f"{stem}-2"]
+
+
+def test_a_newer_version_is_set_aside_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put = vectors(3)
+    path = filled_file(tmp_path, put)
+    con = sqlite3.connect(path)
+    con.execute("PRAGMA user_version = 2")
+    con.close()
+    use(tmp_path, put)
+    assert len(warnings(caplog)) == 1
+    assert "newer" in warnings(caplog)[0]
+    assert aside(tmp_path) == []
+
+
+def test_damage_in_the_middle_of_a_run(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put = vectors(30)
+    store.put_images(MODEL, put)
+    without_table(tmp_path / FILE_NAME)
+    assert store.images(MODEL, put) == {}
+    store.put_images(MODEL, put)
+    assert same(store.images(MODEL, put), put)
+    assert len(warnings(caplog)) == 1
+    assert len(aside(tmp_path)) == 1
+
+
+def test_malformed_pages_in_the_middle_of_a_run(store: Store, tmp_path: Path) -> None:
+    put = vectors(3000, 512)
+    store.put_images(MODEL, put)
+    raw(store).execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with (tmp_path / FILE_NAME).open("r+b") as file:
+        file.seek(16384)
+        file.write(random.Random(0).randbytes((tmp_path / FILE_NAME).stat().st_size - 16384))
+    for key, vector in store.images(MODEL, put).items():
+        assert vector.tobytes() == put[key].tobytes()
+    store.put_images(MODEL, put)
+    assert same(store.images(MODEL, put), put)
+    assert len(aside(tmp_path)) == 1
+
+
+def test_a_fresh_file_of_another_process_is_not_set_aside(store: Store, tmp_path: Path) -> None:
+    put = vectors(5)
+    with Store.open(tmp_path) as other:
+        without_table(tmp_path / FILE_NAME)
+        store.put_images(MODEL, put)
+        assert same(other.images(MODEL, put), put)
+    assert len(aside(tmp_path)) == 1
+    assert same(store.images(MODEL, put), put)
+
+
+def test_damage_that_does_not_end_ends_the_store(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(con: sqlite3.Connection) -> None:
+        con.execute("SELECT * FROM nowhere")
+
+    store._db.run(broken, None)
+    store._db.run(broken, None)
+    store.put_images(MODEL, vectors(1))
+    assert store.images(MODEL, vectors(1)) == {}
+    assert len(aside(tmp_path)) == 1
+    assert len(warnings(caplog)) == 2
+
+
+def test_damage_that_cannot_be_set_aside_ends_the_store(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("in use")
+
+    without_table(tmp_path / FILE_NAME)
+    monkeypatch.setattr(os, "rename", refuse)
+    store.put_images(MODEL, vectors(1))
+    assert store.images(MODEL, vectors(1)) == {}
+    assert len(warnings(caplog)) == 1
+
+
+# A disk that does not play along
+
+
+@pytest.mark.parametrize("limit", ["max_page_count = 20", "query_only = 1"])
+def test_a_store_that_cannot_be_written_is_still_read(
+    store: Store, caplog: pytest.LogCaptureFixture, limit: str
+) -> None:
+    first, more = vectors(20, 512), vectors(2000, 512, seed=1)
+    store.put_images(MODEL, first)
+    raw(store).execute(f"PRAGMA {limit}")
+    store.put_images(MODEL, more)
+    store.put_images(MODEL, more)
+    store.remember_files([(FileStamp("/a", 1, 1), b"d")], 1)
+    store.clear()
+    assert store.prune() == PruneResult()
+    assert same(store.images(MODEL, [*first, *more]), first)
+    (warning,) = warnings(caplog)
+    assert "cannot be written" in warning
+
+
+def test_a_lock_that_is_held_too_long_costs_only_that_write(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
+    put = vectors(1)
+    with Store.open(tmp_path) as store, Store.open(tmp_path) as other:
+        raw(other).execute("BEGIN IMMEDIATE")
+        store.put_images(MODEL, put)
+        store.put_images(MODEL, put)
+        assert len(warnings(caplog)) == 1
+        raw(other).execute("ROLLBACK")
+        store.put_images(MODEL, put)
+        assert same(store.images(MODEL, put), put)
+
+
+def test_a_folder_that_cannot_be_written_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put = vectors(5)
+    path = filled_file(tmp_path, put)
+    Path(f"{path}-lock").unlink()
+    Path(f"{path}-lock").mkdir()
+    with Store.open(tmp_path) as store:
+        assert same(store.images(MODEL, put), put)
+        store.put_images(MODEL, vectors(1, seed=1))
+        assert store.info().images == 5
+    assert len(warnings(caplog)) == 1
+
+
+def test_a_folder_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder" / FILE_NAME).mkdir(parents=True)
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "folder"):
+        with pytest.raises(StoreError) as caught:
+            Store.open(folder)
+        message = str(caught.value)
+        assert message.startswith(f"{folder}: ")
+        assert "--no-cache" in message
+        assert "CLIPCLS_CACHE_DIR" in message
+        assert "\n" not in message
+
+
+def use_dotfile_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make sqlite work as on a file system without shared memory."""
+    connect: Callable[..., sqlite3.Connection] = sqlite3.connect
+
+    def without_wal(path: Path | str, **options: Any) -> sqlite3.Connection:
+        return connect(f"{Path(path).as_uri()}?vfs=unix-dotfile", uri=True, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", without_wal)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs sqlite's unix-dotfile")
+@pytest.mark.parametrize("left_in_wal_mode", [False, True])
+def test_without_shared_memory_there_is_another_journal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, left_in_wal_mode: bool
+) -> None:
+    put = vectors(5)
+    if left_in_wal_mode:
+        filled_file(tmp_path, put)
+    use_dotfile_locks(monkeypatch)
+    with Store.open(tmp_path) as store, Store.open(tmp_path) as other:
+        store.put_images(MODEL, put)
+        assert same(other.images(MODEL, put), put)
+        assert raw(store).execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert len(warnings(caplog)) == 2
+    assert all("write-ahead" in warning for warning in warnings(caplog))
+    assert aside(tmp_path) == []
+
+
+def test_a_new_file_is_set_up_as_measured(store: Store) -> None:
+    settings = {"page_size": 16384, "journal_mode": "wal", "synchronous": 1, "user_version": 1}
+    assert {name: raw(store).execute(f"PRAGMA {name}").fetchone()[0] for name in settings} == settings
+
+
+def test_a_closed_store_is_empty(store: Store) -> None:
+    put = vectors(1)
+    store.put_images(MODEL, put)
+    store.close()
+    store.close()
+    store.put_images(MODEL, put)
+    assert store.images(MODEL, put) == {}
+
+
+def test_no_store_keeps_nothing(tmp_path: Path) -> None:
+    with NoStore() as store:
+        fill(store, tmp_path)
+        assert store.get_encoder("starter", "auto", "cpu") is None
+        assert (store.info().bytes, store.info().models) == (0, ())
+
+
+# Company
+
+
+def test_threads_share_one_store(store: Store) -> None:
+    errors: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            for part in range(10):
+                put = vectors(20, seed=100 * seed + part)
+                store.put_images(MODEL, put)
+                assert same(store.images(MODEL, put), put)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert store.info().images == 1600
+
+
+def in_processes(target: Callable[..., None], folder: Path, count: int = 4) -> None:
+    """Run ``target(folder, number, barrier)`` in several processes; none may fail."""
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(count)
+    processes = [context.Process(target=target, args=(folder, number, barrier)) for number in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * count
+    for process in processes:
+        process.close()
+
+
+class Complain(logging.Handler):
+    """Turn a warning into an error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise AssertionError(record.getMessage())
+
+
+def create_and_write(folder: Path, number: int, barrier: threading.Barrier) -> None:
+    logging.getLogger("clipcls").addHandler(Complain(logging.WARNING))
+    for round_ in range(10):
+        barrier.wait(60)
+        with Store.open(folder / str(round_)) as store:
+            for part in range(5):
+                put = vectors(20, seed=100 * number + part)
+                store.put_images(MODEL, put)
+                store.put_images(MODEL, vectors(20, seed=99999))
+                assert same(store.images(MODEL, put), put)
+
+
+def test_processes_may_create_and_write_at_once(tmp_path: Path) -> None:
+    in_processes(create_and_write, tmp_path)
+    for round_ in range(10):
+        with Store.open(tmp_path / str(round_)) as store:
+            assert store.info().images == 4 * 5 * 20 + 20
+
+
+def find_damage(folder: Path, number: int, barrier: threading.Barrier) -> None:
+    for round_ in range(10):
+        with Store.open(folder / str(round_)) as store:
+            put = vectors(20, seed=number)
+            barrier.wait(60)
+            if number == 0:
+                without_table(folder / str(round_) / FILE_NAME)
+            barrier.wait(60)
+            store.put_images(MODEL, put)
+            assert same(store.images(MODEL, put), put)
+
+
+def test_processes_that_find_damage_at_once_replace_it_once(tmp_path: Path) -> None:
+    in_processes(find_damage, tmp_path)
+    for round_ in range(10):
+        folder = tmp_path / str(round_)
+        assert len(aside(folder)) == 1
+        with Store.open(folder) as store:
+            assert store.info().images == 4 * 20
+
+
+def open_garbage(folder: Path, number: int, barrier: threading.Barrier) -> None:
+    for round_ in range(10):
+        if number == 0:
+            (folder / str(round_)).mkdir()
+            garbage(folder / str(round_) / FILE_NAME)
+        barrier.wait(60)
+        with Store.open(folder / str(round_)) as store:
+            store.put_images(MODEL, vectors(20, seed=number))
+
+
+def test_processes_that_open_garbage_at_once_replace_it_once(tmp_path: Path) -> None:
+    in_processes(open_garbage, tmp_path)
+    for round_ in range(10):
+        folder = tmp_path / str(round_)
+        assert len(aside(folder)) == 1
+        with Store.open(folder) as store:
+            assert store.info().images == 4 * 20

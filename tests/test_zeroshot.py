@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipcls import zeroshot
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def random_rows(seed: int, n: int, dim: int = 32) -> np.ndarray:
+    return unit(np.random.default_rng(seed).normal(size=(n, dim)))
+
+
+def test_class_weights_are_the_normalised_mean() -> None:
+    one, two = np.eye(4, dtype=np.float32)[:2], random_rows(0, 1, 4)
+    weights = zeroshot.class_weights([one, two])
+    np.testing.assert_allclose(weights[0], [0.5**0.5, 0.5**0.5, 0, 0], atol=1e-7)
+    np.testing.assert_allclose(weights[1], two[0], atol=1e-7)
+    assert weights.dtype == np.float32
+
+
+def test_prompts_count_by_direction_not_by_length() -> None:
+    rows = random_rows(1, 3)
+    np.testing.assert_allclose(
+        zeroshot.class_weights([rows * [[1], [5], [0.1]]]), zeroshot.class_weights([rows]), atol=1e-6
+    )
+
+
+def test_softmax_and_sigmoid_with_scale_and_bias() -> None:
+    cosines = np.array([[0.3, 0.1, -0.2]])
+    logits = 50 * cosines - 10
+    softmax = zeroshot.probabilities(cosines, 50.0, -10.0, "softmax")
+    np.testing.assert_allclose(softmax, np.exp(logits) / np.exp(logits).sum())
+    sigmoid = zeroshot.probabilities(cosines, 50.0, -10.0, "sigmoid")
+    np.testing.assert_allclose(sigmoid, 1 / (1 + np.exp(-logits)))
+    np.testing.assert_allclose(zeroshot.probabilities(cosines, 50.0, None, "softmax"), softmax)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_extreme_scales_overflow_nothing(activation: str) -> None:
+    found = zeroshot.probabilities(np.array([[1.0, -1.0]]), 1e6, None, activation)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found, [[1.0, 0.0]])
+
+
+def test_ties_keep_label_order_even_when_probabilities_saturate() -> None:
+    cosines = np.array([[0.5, 0.9, 0.5 + 1e-12, 0.9, 0.1]])
+    assert zeroshot.top_k(cosines, 5).tolist() == [[1, 3, 0, 2, 4]]
+    assert zeroshot.top_k(cosines, 2).tolist() == [[1, 3]]
+    assert zeroshot.top_k(cosines, 99).shape == (1, 5)
+
+
+def test_scores_do_not_depend_on_company() -> None:
+    images, weights = random_rows(2, 301), random_rows(3, 17)
+    together = zeroshot.cosines(images, weights)
+    alone = np.concatenate([zeroshot.cosines(image[None], weights) for image in images])
+    np.testing.assert_allclose(together, alone, atol=1e-14)
+    assert [f"{x:.6f}" for x in together.ravel()] == [f"{x:.6f}" for x in alone.ravel()]
+
+
+@given(st.integers(0, 10**6), st.integers(2, 12))
+def test_permuting_labels_permutes_scores_only(seed: int, labels: int) -> None:
+    images, weights = random_rows(seed, 3), random_rows(seed + 1, labels)
+    order = np.random.default_rng(seed).permutation(labels)
+    plain = zeroshot.probabilities(zeroshot.cosines(images, weights), 30.0, None, "softmax")
+    moved = zeroshot.probabilities(zeroshot.cosines(images, weights[order]), 30.0, None, "softmax")
+    np.testing.assert_allclose(plain[:, order], moved, atol=1e-12)
+    np.testing.assert_allclose(plain.sum(axis=1), 1.0)
