@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from clipcls import zeroshot
 from clipcls.errors import InputError, UsageError
-from clipcls.labels import Label, label_set
+from clipcls.labels import Label, is_chinese, label_set
 from clipcls.pipeline import Embedded, Embedder
 from clipcls.prompts import expand, load_prompts, templates_for
 from clipcls.records import EncoderInfo, Failure, ImageRef, Prediction, Record, Score, TokenCount
@@ -162,6 +162,7 @@ class ZeroShotClassifier:
         self.weights: Vectors = zeroshot.class_weights(np.split(vectors, ends[:-1]))
         """Class weights: float32 [L, D], unit rows."""
         self._warn_of_cut(prompts, tokens)
+        self._warn_of_language()
 
     def classify(
         self, images: Paths | Iterable[ImageRef], *, top_k: int = 1, all_scores: bool = False
@@ -207,6 +208,17 @@ class ZeroShotClassifier:
             ]
             ranked = tuple(scores[i] for i in best) if all_scores else tuple(scores)
             yield Prediction(image.path, ranked, tuple(scores) if all_scores else None, image.cached)
+
+    def _warn_of_language(self) -> None:
+        """An English model answers Chinese labels, too, but with noise that looks like an answer."""
+        info = self._embedder.info
+        chinese = [label.name for label in self.labels if is_chinese(label.name)]
+        if chinese and info.languages == ("en",):
+            logger.warning(
+                "%s was trained on English and does not know %s: its answers will be noise; write the labels in "
+                "English, or use --model starter or --model xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k",
+                info.spec, "、".join(chinese[:3]) + ("…" if len(chinese) > 3 else ""),
+            )  # fmt: skip
 
     def _warn_of_cut(self, prompts: Sequence[str], tokens: Sequence[TokenCount]) -> None:
         cut = [prompt for prompt, count in zip(prompts, tokens, strict=True) if count.cut]

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from clipcls.errors import StoreError
 from clipcls.records import EncoderInfo, FileStamp, TokenCount
-from clipcls.store import FILE_NAME, NoStore, PruneResult, Store, database
+from clipcls.store import FILE_NAME, PruneResult, Store, database
 
 Vector = NDArray[np.float32]
 
@@ -368,9 +368,9 @@ def garbage(path: Path) -> None:
     path.write_bytes(random.Random(0).randbytes(100_000))
 
 
-def empty_wal_of_another(path: Path) -> None:
-    garbage(path)
-    Path(f"{path}-wal").write_bytes(b"wal")
+def garbage_everywhere(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal", "-lock"):
+        garbage(Path(f"{path}{suffix}"))
 
 
 def without_table(path: Path) -> None:
@@ -392,7 +392,7 @@ def foreign(path: Path) -> None:
     con.close()
 
 
-@pytest.mark.parametrize("ruin", [garbage, empty_wal_of_another, without_table, without_column, foreign])
+@pytest.mark.parametrize("ruin", [garbage, garbage_everywhere, without_table, without_column, foreign])
 def test_a_damaged_file_is_set_aside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, ruin: Callable[[Path], None]
 ) -> None:
@@ -609,13 +609,6 @@ def test_a_closed_store_is_empty(store: Store) -> None:
     store.close()
     store.put_images(MODEL, put)
     assert store.images(MODEL, put) == {}
-
-
-def test_no_store_keeps_nothing(tmp_path: Path) -> None:
-    with NoStore() as store:
-        fill(store, tmp_path)
-        assert store.get_encoder("starter", "auto", "cpu") is None
-        assert (store.info().bytes, store.info().models) == (0, ())
 
 
 # Company

@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from clipcls import __version__
 from clipcls.cli import cache
 from clipcls.cli.classify import classify
-from clipcls.errors import ClipclsError
+from clipcls.errors import ClipclsError, OutputError
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="clipcls",
@@ -47,28 +48,42 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the command line and leave the process with its exit code; ``args`` default to the process's own."""
-    words = list(sys.argv[1:] if args is None else args)
+def main() -> NoReturn:
+    """The process's command line, from flags to exit code."""
+    words = sys.argv[1:]
     debug = "--debug" in words
-    _prepare(debug)
+    try:
+        _prepare(debug)
+        code = run(words, debug=debug)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except OSError:  # stdout or stderr has gone
+        code = OutputError.exit_code
+    # All that is worth keeping is on disk. An orderly exit would wait for a batch that nobody wants any more, and
+    # takes a second where torch was imported.
+    os._exit(code)
+
+
+def run(words: Sequence[str], *, debug: bool = False) -> int:
+    """One command, with its errors told on stderr; the exit codes are those of ``clipcls.errors``."""
     try:
         app(words, prog_name="clipcls")
-        code = 0
     except SystemExit as done:
-        code = done.code if isinstance(done.code, int) else 0
-    except ClipclsError as exc:
-        if debug:
-            raise
-        typer.echo(f"error: {exc}", err=True)
-        code = exc.exit_code
+        return done.code if isinstance(done.code, int) else 0
     except Exception as exc:
         if debug:
-            raise
+            import traceback
+
+            traceback.print_exc()
+        if isinstance(exc, ClipclsError):
+            typer.echo(f"error: {exc}", err=True)
+            return exc.exit_code
         cause = " ".join(f"{type(exc).__name__}: {exc}".split())
         typer.echo(f"error: unexpected: {cause}; run it again with --debug to see where", err=True)
-        code = 1
-    return _leave(code)
+        return ClipclsError.exit_code
+    return 0
 
 
 def _prepare(debug: bool) -> None:
@@ -78,7 +93,7 @@ def _prepare(debug: bool) -> None:
             # A Chinese Windows would pipe as GBK, which cannot hold every name.
             stream.reconfigure(errors="backslashreplace", **({} if stream.isatty() else {"encoding": "utf-8"}))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    handler = _Handler()
+    handler = StderrHandler()
     if debug:
         logging.getLogger().addHandler(handler)
         return
@@ -89,17 +104,9 @@ def _prepare(debug: bool) -> None:
     logger.handlers, logger.propagate = [handler], False
 
 
-class _Handler(logging.Handler):
+class StderrHandler(logging.Handler):
     """Log lines on what is stderr at that moment, so that a progress bar stays below them."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
         typer.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
-
-
-def _leave(code: int) -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if code and threading.active_count() > 1:
-        # A batch may still compute what nobody wants any more; everything worth keeping is on disk.
-        os._exit(code)
-    return code

@@ -116,7 +116,7 @@ def classify(
         with (
             progress_bar(tally, found.count, hidden=quiet),
             open_sink(run, output, sys.stdout, overwrite=overwrite, resume=resume) as sink,
-            _partial_named(sink),
+            _told_when_cut_off(sink, tally, quiet=quiet),
         ):
             todo = _not_done(images, sink)
             for record in tally.over(head.classify(todo, top_k=top_k, all_scores=all_scores)):
@@ -222,11 +222,13 @@ def _not_done(images: Iterable[ImageRef], sink: ResultSink) -> Iterable[ImageRef
 
 
 @contextmanager
-def _partial_named(sink: ResultSink) -> Iterator[None]:
+def _told_when_cut_off(sink: ResultSink, tally: Tally, *, quiet: bool) -> Iterator[None]:
     """Tell where the rows of a run lie that does not reach its end."""
     try:
         yield
-    except BaseException:
+    except BaseException as exc:
+        if isinstance(exc, KeyboardInterrupt) and not quiet:
+            typer.echo(f"interrupted: {tally.line()}", err=True)
         if sink.partial:
             typer.echo(f"the rows so far are in {sink.partial}; the same command with --resume goes on", err=True)
         raise

@@ -80,7 +80,7 @@ class FileSink(ResultSink):
             with _told(output):
                 self._take_up()
         self.done = self._earlier.paths
-        self.failed_before = self._run.failed
+        self.failed_before = self._run.failed if self.already_complete else self._earlier.failed
         self._images, self._failed = self._earlier.images, self._earlier.failed
 
     @property

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from clipcls.records import EncoderInfo, FileStamp, TokenCount
 from clipcls.store.database import Database
 
-__all__ = ["ModelCount", "NoStore", "PruneResult", "Store", "StoreInfo"]
+__all__ = ["ModelCount", "PruneResult", "Store", "StoreInfo"]
 
 Vector = NDArray[np.float32]
 
@@ -147,9 +147,7 @@ class Store:
         Raises:
             StoreError: the folder cannot be made, or nothing can be opened in it.
         """
-        database = Database(folder / FILE_NAME, SCHEMA, VERSION)
-        database.open()
-        return cls(database)
+        return cls(Database(folder / FILE_NAME, SCHEMA, VERSION))
 
     def close(self) -> None:
         """Close the file; the store is empty to whoever still reads it."""
@@ -191,7 +189,7 @@ class Store:
         rows = self._db.rows("SELECT * FROM encoders WHERE (spec, precision_asked, device_asked) = (?, ?, ?)", asked)
         for *_, fingerprint, used, dim, scale, bias, activation, languages, files, checksum in rows:
             known = (fingerprint, used, dim, scale, bias, activation, languages, files)
-            if _checksum(asked[0], known) == checksum and all(_unchanged(*file) for file in json.loads(files)):
+            if _checksum(b"", (*asked, *known)) == checksum and all(_unchanged(*file) for file in json.loads(files)):
                 return EncoderInfo(spec, *known[:6], languages=tuple(json.loads(languages)))
         return None
 
@@ -215,7 +213,7 @@ class Store:
             json.dumps(info.languages),
             json.dumps([[file.path, file.size, file.mtime_ns] for file in files]),
         )
-        row = (*asked, *known, _checksum(asked[0], known))
+        row = (*asked, *known, _checksum(b"", (*asked, *known)))
         self._db.insert(f"INSERT OR REPLACE INTO encoders VALUES ({','.join('?' * len(row))})", [row])
 
     def images(self, fingerprint: str, digests: Iterable[bytes]) -> dict[bytes, Vector]:
@@ -340,13 +338,6 @@ class Store:
             )
         columns = "fingerprint, kind, key, vector, checksum, tokens, cut"
         self._db.insert(f"INSERT OR IGNORE INTO embeddings ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
-
-
-class NoStore(Store):
-    """The store of those who want none: it is empty and stays so, and touches no disk."""
-
-    def __init__(self) -> None:
-        super().__init__(Database(Path(os.devnull), SCHEMA, VERSION))
 
 
 def _checksum(blob: bytes, rest: tuple[object, ...]) -> int:

@@ -43,13 +43,16 @@ class _Newer(sqlite3.DatabaseError):
 class Database:
     """One sqlite file and the one connection to it; threads take turns.
 
-    Nothing but ``open`` raises an error of sqlite's, save for errors in the calling code: what cannot be read is
-    empty, what cannot be written is left out, and each is told once through logging. All is empty until ``open``.
+    Nothing but ``__init__`` raises an error of sqlite's, save for errors in the calling code: what cannot be read is
+    empty, what cannot be written is left out, and each is told once through logging.
 
     Args:
         path: the file; its folder is made if need be.
         schema: the statements that make the tables, run together on a new file.
         version: of the schema, 1 or more; kept as ``user_version``.
+
+    Raises:
+        StoreError: the file cannot be created or opened.
     """
 
     def __init__(self, path: Path, schema: Sequence[str], version: int) -> None:
@@ -61,19 +64,12 @@ class Database:
         self._identity: tuple[int, int] | None = None
         self._writable = True
         self._warned: set[str] = set()
-
-    def open(self) -> None:
-        """Connect to the file, which is made if need be.
-
-        Raises:
-            StoreError: it cannot be created or opened.
-        """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
         except (OSError, *READ_ERRORS) as exc:
             raise StoreError(
-                f"{self.path.parent}: the embedding cache cannot be opened ({exc}); "
+                f"{path.parent}: the embedding cache cannot be opened ({exc}); "
                 "go without it (--no-cache) or set CLIPCLS_CACHE_DIR to a folder that can be written"
             ) from exc
 
@@ -250,7 +246,10 @@ def _alone(path: Path) -> Iterator[None]:
 
     The lock is an empty database: sqlite locks on every system, and the system lets go when a process dies.
     """
-    con = sqlite3.connect(f"{path}-lock", timeout=BUSY_SECONDS, isolation_level=None)
+    lock = Path(f"{path}-lock")
+    if lock.is_file() and _size(lock):
+        os.truncate(lock, 0)  # whatever is in it is damage
+    con = sqlite3.connect(lock, timeout=BUSY_SECONDS, isolation_level=None)
     with contextlib.closing(con):
         con.execute("BEGIN EXCLUSIVE")
         yield
