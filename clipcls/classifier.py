@@ -162,7 +162,7 @@ class ZeroShotClassifier:
         self.weights: Vectors = zeroshot.class_weights(np.split(vectors, ends[:-1]))
         """Class weights: float32 [L, D], unit rows."""
         self._warn_of_cut(prompts, tokens)
-        self._warn_of_language()
+        self._warn_of_labels()
 
     def classify(
         self, images: Paths | Iterable[ImageRef], *, top_k: int = 1, all_scores: bool = False
@@ -209,9 +209,13 @@ class ZeroShotClassifier:
             ranked = tuple(scores[i] for i in best) if all_scores else tuple(scores)
             yield Prediction(image.path, ranked, tuple(scores) if all_scores else None, image.cached)
 
-    def _warn_of_language(self) -> None:
-        """An English model answers Chinese labels, too, but with noise that looks like an answer."""
+    def _warn_of_labels(self) -> None:
+        """An English model answers Chinese labels, too, but with noise; one label alone wins whatever it is."""
         info = self._embedder.info
+        if len(self.labels) == 1 and info.activation == "softmax":
+            logger.warning(
+                "with one label the probability is always 1: look at the cosine, or add what else the pictures may show"
+            )
         chinese = [label.name for label in self.labels if is_chinese(label.name)]
         if chinese and info.languages == ("en",):
             logger.warning(

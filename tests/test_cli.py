@@ -348,6 +348,12 @@ def test_an_english_model_says_that_it_reads_no_chinese(fake: Install, imgs: Pat
     assert "trained on English" not in clipcls.err
 
 
+def test_a_single_label_always_wins_and_that_is_said(fake: Install, imgs: Path, clipcls: Terminal) -> None:
+    fake()
+    assert {row["probability"] for row in clipcls.rows("classify", imgs, "--labels", "red")} == {"1.000000"}
+    assert "with one label the probability is always 1" in clipcls.err
+
+
 def test_long_prompts_are_reported_also_from_the_cache(fake: Install, imgs: Path, clipcls: Terminal) -> None:
     fake()
     for _ in range(2):

@@ -101,8 +101,7 @@ def classify(
     )
     wanted = _labels(labels or [], labels_file)
     layout = _Layout(_format(format, output, excel), top_k, all_scores, excel)
-    if output:
-        check_output(output, overwrite=overwrite, resume=resume)
+    check_output(output, overwrite=overwrite, resume=resume)
     found = ImageSource(
         paths, recursive=recursive, include=include or (), exclude=exclude or (), limit=limit, null_separated=null
     )

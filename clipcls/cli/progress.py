@@ -20,10 +20,11 @@ class Tally:
 
     def __init__(self) -> None:
         self.images = self.failed = self.cached = 0
-        self._began = time.perf_counter()
+        self._began = self._loaded = time.perf_counter()
 
     def over(self, records: Iterable[Record]) -> Iterator[Record]:
         """The records, counted."""
+        self._loaded = time.perf_counter()
         for record in records:
             self.images += 1
             self.failed += isinstance(record, Failure)
@@ -32,10 +33,10 @@ class Tally:
 
     def line(self) -> str:
         """The run in one line."""
-        seconds = time.perf_counter() - self._began
+        now = time.perf_counter()
         return (
-            f"{self.images} image{'s' * (self.images != 1)}, {self.failed} failed, {seconds:.1f} s, "
-            f"{self.images / seconds:.1f} images/s, {self.cached} from the cache"
+            f"{self.images} image{'s' * (self.images != 1)}, {self.failed} failed, {now - self._began:.1f} s, "
+            f"{self.images / (now - self._loaded):.1f} images/s after loading, {self.cached} from the cache"
         )
 
 

@@ -1,4 +1,4 @@
-"""Devices: which one to use, and what running out of its memory looks like."""
+"""Devices: which one to use, and what it looks like when one fails or runs out of memory."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ def resolve_device(asked: str) -> torch.device:
 
 
 @contextmanager
-def memory_errors() -> Iterator[None]:
-    """Turn every way in which torch says that memory ran out into OutOfMemory."""
+def device_errors() -> Iterator[None]:
+    """Turn every way in which torch says that memory ran out into OutOfMemory, and a failing GPU into DeviceError."""
     try:
         yield
     except (RuntimeError, MemoryError) as exc:
         text = str(exc).lower()
-        if (
-            isinstance(exc, (torch.OutOfMemoryError, MemoryError))
-            or "out of memory" in text
-            or "allocate memory" in text
-        ):
+        if isinstance(exc, (torch.OutOfMemoryError, MemoryError)) or any(sign in text for sign in _NO_MEMORY):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             raise OutOfMemory("out of memory: use a smaller --batch-size or --device cpu") from exc
+        if "cuda error" in text:
+            raise DeviceError(f"the GPU failed: {str(exc).splitlines()[0]}; use --device cpu") from exc
         raise
+
+
+_NO_MEMORY = ("out of memory", "allocate memory", "alloc_failed")
+"""CUDA, MPS and the system, the CPU's allocator, and the CUDA libraries."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,24 @@ Config = dict[str, Any]
 
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 _PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
-_TOKENIZER = (
-    "config.json",
+
+TEXT_CONFIG = "config.json"
+_TOKENIZER_SETTINGS = (
+    TEXT_CONFIG,
     "tokenizer_config.json",
-    "tokenizer.json",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+)
+_VOCABULARIES = (
+    "tokenizer.json",
     "vocab.txt",
     "vocab.json",
-    "merges.txt",
     "sentencepiece.bpe.model",
     "spiece.model",
     "tokenizer.model",
 )
+"""Any of them, together with the settings, makes a tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +63,27 @@ class ModelFiles:
     def fingerprint(self, precision: str, digest: Callable[[Path], str]) -> str:
         """Identity of what is computed: weights, configuration, preprocessing, tokenizer, precision, code version."""
         parts = {
-            "weights": [digest(path) for path in self.weights],
-            "text": [digest(path) for path in self._text_files()],
+            "weights": [(path.name, digest(path)) for path in self.weights],
+            "text": [(path.name, digest(path)) for path in self._text_files()],
             "model": self.model_cfg,
             "preprocess": self.preprocess_cfg,
             "precision": precision,
         }
-        summed = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+        summed = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return f"{ENCODER_VERSION}-{summed[:40]}"
 
     def watched(self) -> tuple[FileStamp, ...]:
         """The files whose size or time of change tells that the model is no longer the same."""
-        paths = dict.fromkeys((*self.weights, *self._text_files(), *self.landmarks))
+        parts = (*self.weights, *self._text_files())
+        # In the hub's cache this file names the commit in use; in a folder of one's own there is no such file.
+        revisions = [path.parent.parent.parent / "refs" / "main" for path in parts]
+        paths = dict.fromkeys((*parts, *self.landmarks, *revisions))
         return tuple(FileStamp.of(path) for path in paths if path.exists())
 
-    def _text_files(self) -> Iterable[Path]:
+    def _text_files(self) -> list[Path]:
         folders = dict.fromkeys(folder for folder in (self.text_folder, self.tokenizer_folder) if folder)
-        return [path for folder in folders for name in _TOKENIZER if (path := folder / name).is_file()]
+        names = (*_TOKENIZER_SETTINGS, *_VOCABULARIES)
+        return [path for folder in folders for name in names if (path := folder / name).is_file()]
 
 
 def locate(spec: ModelSpec) -> ModelFiles:
@@ -91,7 +101,8 @@ def locate(spec: ModelSpec) -> ModelFiles:
 
 def _in_folder(folder: Path) -> ModelFiles:
     model_cfg, preprocess_cfg = _read_config(folder / CONFIG_NAME)
-    weights = sorted(path for suffix in ("safetensors", "bin", "pth") for path in folder.glob(f"*.{suffix}"))
+    weights = [path for suffix in ("safetensors", "bin", "pth") for path in folder.glob(f"*.{suffix}")]
+    weights = sorted(path for path in weights if path.is_file())
     if not weights:
         raise ModelError(f"{folder} holds no weights: a .safetensors, .bin or .pth file is missing")
     text_cfg = model_cfg["text_cfg"]
@@ -100,8 +111,8 @@ def _in_folder(folder: Path) -> ModelFiles:
         model_cfg=model_cfg,
         preprocess_cfg=preprocess_cfg,
         weights=tuple(weights),
-        text_folder=_text_folder(text_cfg, "hf_model_name", folder),
-        tokenizer_folder=_text_folder(text_cfg, "hf_tokenizer_name", folder),
+        text_folder=_text_folder(text_cfg.get("hf_model_name"), own=folder),
+        tokenizer_folder=_tokenizer_folder(text_cfg.get("hf_tokenizer_name"), own=folder),
         # A file that is added to a folder changes the folder's own time.
         landmarks=(folder, folder / CONFIG_NAME),
     )
@@ -111,12 +122,14 @@ def _on_hub(repo: str) -> ModelFiles:
     from clipcls.encoders import hub
 
     config = hub.fetch(repo, CONFIG_NAME)
-    if not any(hub.fetch_if_there(repo, name) for name in _WEIGHTS):
-        raise ModelError(f"the hub repository {repo} holds none of {', '.join(_WEIGHTS)}")
-    if "hf_tokenizer_name" in _read_config(config)[0]["text_cfg"]:
+    weights = _fetch_weights(repo, _WEIGHTS)
+    text_cfg = _read_config(config)[0]["text_cfg"]
+    if text_cfg.get("hf_model_name"):
+        hub.fetch_if_there(repo, TEXT_CONFIG)
+    if text_cfg.get("hf_tokenizer_name"):
         _fetch_tokenizer(repo)
-    files = _in_folder(config.parent)
-    return ModelFiles(**{**_fields(files), "landmarks": (*files.landmarks, hub.revision_file(config))})
+    # Other programs may have put more weights beside these, which open_clip does not prefer.
+    return replace(_in_folder(config.parent), weights=(weights,))
 
 
 def _by_tag(arch: str, tag: str) -> ModelFiles:
@@ -126,63 +139,98 @@ def _by_tag(arch: str, tag: str) -> ModelFiles:
 
     model_cfg = open_clip.get_model_config(arch)
     if model_cfg is None:
-        raise ModelError(f"open_clip knows no architecture {arch!r}{_close(arch, open_clip.list_models())}")
+        near = _near(arch, open_clip.list_models()) or f"for a hub repository write hf-hub:{arch}/{tag}"
+        raise ModelError(f"open_clip knows no architecture {arch!r}; {near}")
     tag_cfg = open_clip.get_pretrained_cfg(arch, tag)
     if not tag_cfg:
         tags = open_clip.list_pretrained_tags_by_model(arch)
-        raise ModelError(f"no weights {tag!r} for {arch}: known are {', '.join(tags) or 'none'}")
-    # open_clip only warns when the activation is not the one that the weights were trained with.
-    model_cfg["quick_gelu"] = bool(tag_cfg.get("quick_gelu", False))
-    landmarks: tuple[Path, ...] = ()
-    if tag_cfg.get("hf_hub"):
-        repo, _, name = tag_cfg["hf_hub"].rpartition("/")
-        weights = _fetch_weights(repo, name)
-        landmarks = (hub.revision_file(weights),)
-    else:
-        weights = Path(open_clip.download_pretrained(tag_cfg))
+        near = _near(tag, tags) or f"known are {', '.join(tags) or 'none'}"
+        raise ModelError(f"open_clip knows no weights {tag!r} of {arch}; {near}")
+    # open_clip only warns when the activation is not the one that the weights were trained with. Where the tag says
+    # nothing, the architecture's own is right (roberta-ViT-B-32).
+    model_cfg["quick_gelu"] = bool(tag_cfg.get("quick_gelu", model_cfg.get("quick_gelu", False)))
+    repo, _, name = tag_cfg.get("hf_hub", "").rpartition("/")
+    if not repo:
+        raise ModelError(f"open_clip names no hub repository for {arch}/{tag}")
+    # Safetensors where the repository has them.
+    weights = _fetch_weights(repo, (f"{Path(name).stem}.safetensors", name) if name else _WEIGHTS)
     text_cfg = model_cfg["text_cfg"]
     return ModelFiles(
         name=arch,
         model_cfg=model_cfg,
         preprocess_cfg={key: tag_cfg[key] for key in _PREPROCESS if key in tag_cfg},
         weights=(weights,),
-        text_folder=_text_folder(text_cfg, "hf_model_name", None),
-        tokenizer_folder=_text_folder(text_cfg, "hf_tokenizer_name", None),
-        landmarks=landmarks,
+        text_folder=_text_folder(text_cfg.get("hf_model_name")),
+        tokenizer_folder=_tokenizer_folder(text_cfg.get("hf_tokenizer_name")),
+        # A new version of open_clip may mean something else by the same names.
+        landmarks=(Path(open_clip.pretrained.__file__),),
     )
 
 
-def _fetch_weights(repo: str, name: str) -> Path:
-    """The tag's checkpoint, as safetensors where the repository has that."""
+def _fetch_weights(repo: str, names: Sequence[str]) -> Path:
     from clipcls.encoders import hub
 
-    names = (f"{Path(name).stem}.safetensors", name) if name else _WEIGHTS
-    for candidate in names:
-        if path := hub.fetch_if_there(repo, candidate):
-            return path
-    raise ModelError(f"the hub repository {repo} holds none of {', '.join(names)}")
+    weights = hub.fetch_any(repo, names)
+    if weights is None:
+        raise ModelError(f"the hub repository {repo} holds no open_clip weights: none of {', '.join(names)}")
+    return weights
+
+
+def _text_folder(name: str | None, own: Path | None = None) -> Path | None:
+    """The folder whose config.json describes the Hugging Face text tower of that name: the model's own, or the hub's."""
+    if not name:
+        return None
+    if own and _describes_text_tower(own / TEXT_CONFIG):
+        return own
+    if own and name.startswith((".", "/")):
+        raise ModelError(f"{own} holds no {TEXT_CONFIG} of a text tower that open_clip can build")
+
+    from clipcls.encoders import hub
+
+    config = hub.fetch(name, TEXT_CONFIG)
+    if not _describes_text_tower(config):
+        raise ModelError(f"open_clip cannot build a text tower from the hub repository {name}")
+    return config.parent
+
+
+def _tokenizer_folder(name: str | None, own: Path | None = None) -> Path | None:
+    """The folder that holds the Hugging Face tokenizer of that name: the model's own, or the hub's."""
+    if not name:
+        return None
+    if own and any((own / vocabulary).is_file() for vocabulary in _VOCABULARIES):
+        return own
+    if own and name.startswith((".", "/")):
+        raise ModelError(f"{own} holds no tokenizer: tokenizer.json is missing")
+    folder = _fetch_tokenizer(name)
+    if folder is None:
+        raise ModelError(f"the hub repository {name}, which the text tower needs, holds no tokenizer")
+    return folder
 
 
 def _fetch_tokenizer(repo: str) -> Path | None:
     """The folder that a repository's tokenizer was put in; None where the repository has none."""
     from clipcls.encoders import hub
 
-    found = [path for name in _TOKENIZER if (path := hub.fetch_if_there(repo, name))]
-    return found[0].parent if found else None
+    # The vocabulary comes last: once it is on disk, so are the settings, and nothing more is asked for.
+    if not hub.on_disk(repo, _VOCABULARIES):
+        for name in _TOKENIZER_SETTINGS:
+            hub.fetch_if_there(repo, name)
+    vocabulary = hub.fetch_any(repo, _VOCABULARIES)
+    return vocabulary and vocabulary.parent
 
 
-def _text_folder(text_cfg: Config, key: str, folder: Path | None) -> Path | None:
-    """The folder that serves a Hugging Face name in a text tower's configuration: the model's own if it can."""
-    name = text_cfg.get(key)
-    if not name:
-        return None
-    signs = ("config.json",) if key == "hf_model_name" else _TOKENIZER[1:]
-    if folder and any((folder / sign).is_file() for sign in signs):
-        return folder
-    found = _fetch_tokenizer(name)
-    if found is None:
-        raise ModelError(f"the hub repository {name}, which the model's text tower needs, holds no tokenizer")
-    return found
+def _describes_text_tower(config: Path) -> bool:
+    """Whether open_clip can build a text tower from this file.
+
+    Models made for transformers as well have a config.json that describes both towers; and one of an unknown type
+    might bring code of its own.
+    """
+    from open_clip.hf_configs import arch_dict
+
+    try:
+        return json.loads(config.read_text(encoding="utf-8"))["model_type"] in arch_dict
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _read_config(path: Path) -> tuple[Config, Config]:
@@ -191,15 +239,15 @@ def _read_config(path: Path) -> tuple[Config, Config]:
         model_cfg, preprocess_cfg = table["model_cfg"], table.get("preprocess_cfg", {})
         if not isinstance(model_cfg["text_cfg"], dict) or not isinstance(model_cfg["vision_cfg"], dict):
             raise TypeError("text_cfg and vision_cfg must be tables")
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+    except KeyError as exc:
+        raise ModelError(f"{path} is not an open_clip configuration: {exc.args[0]} is missing") from exc
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as exc:
         raise ModelError(f"{path} is not an open_clip configuration: {exc}") from exc
     return model_cfg, preprocess_cfg
 
 
-def _fields(files: ModelFiles) -> dict[str, Any]:
-    return {name: getattr(files, name) for name in ModelFiles.__slots__}
-
-
-def _close(name: str, known: Iterable[str]) -> str:
-    similar = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; did you mean {', '.join(similar)}?" if similar else ""
+def _near(name: str, known: Iterable[str]) -> str:
+    """The known names that a person may have meant, as a question; empty if there are none."""
+    by_folded = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(name.casefold(), by_folded, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(by_folded[each] for each in near)}?" if near else ""

@@ -1,19 +1,26 @@
-"""Files from a Hugging Face hub: what is on disk is taken as it is, and only what is missing is asked for."""
+"""Files from a Hugging Face hub: what is on disk is taken as it is, and only what is missing is asked for.
+
+The parts of a model fit each other only within one commit: what is missing of a repository comes from the commit that
+the rest of it on disk is of.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-
-from clipcls.errors import ModelError
-
-# Xet transfers go to their own hosts and so bypass a mirror; huggingface_hub reads this when it is imported.
-if os.environ.get("HF_ENDPOINT"):
-    os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
 import huggingface_hub as hf
 from huggingface_hub import constants, errors
+
+from clipcls.errors import ModelError
+
+# Xet transfers go to their own hosts and so bypass a mirror. Switched off here and not in the environment, which
+# huggingface_hub read when somebody, such as open_clip, first imported it.
+if os.environ.get("HF_ENDPOINT") and "HF_HUB_DISABLE_XET" not in os.environ:
+    constants.HF_HUB_DISABLE_XET = True
 
 _ADVICE = (
     "for a mirror set HF_ENDPOINT, such as https://hf-mirror.com; without a network use --model starter "
@@ -29,7 +36,7 @@ def fetch(repo: str, name: str) -> Path:
     """
     path = fetch_if_there(repo, name)
     if path is None:
-        raise ModelError(f"the hub repository {repo} has no file {name}, so it is no open_clip model")
+        raise ModelError(f"the hub repository {repo} holds no {name}, which an open_clip model needs")
     return path
 
 
@@ -37,33 +44,72 @@ def fetch_if_there(repo: str, name: str) -> Path | None:
     """Like ``fetch``, but None where the repository has no such file.
 
     Raises:
-        ModelError: the repository cannot be reached or does not exist.
+        ModelError: it is not on disk, and the repository does not exist or cannot be reached.
     """
-    known = hf.try_to_load_from_cache(repo, name)
-    if known is not None:
-        return Path(known) if isinstance(known, str) else None
-    if not sys.stderr.isatty():
-        hf.utils.disable_progress_bars()
     try:
-        return Path(hf.hf_hub_download(repo, name))
-    except errors.GatedRepoError as exc:
-        raise ModelError(
-            f"{repo} asks for consent: accept its terms on the hub, then log in with hf auth login"
-        ) from exc
-    except errors.RepositoryNotFoundError as exc:
-        raise ModelError(f"no model {repo} on {constants.ENDPOINT}, or it is private (hf auth login)") from exc
-    except errors.LocalEntryNotFoundError as exc:
-        # Also the answer when HF_HUB_OFFLINE is set, so it comes before EntryNotFoundError, its parent.
-        raise ModelError(f"{repo} is not on disk and {constants.ENDPOINT} cannot be reached: {_ADVICE}") from exc
-    except errors.EntryNotFoundError:
+        known = hf.try_to_load_from_cache(repo, name)
+        if known is None:
+            if not sys.stderr.isatty():
+                hf.utils.disable_progress_bars()
+            known = hf.hf_hub_download(repo, name, revision=_commit_on_disk(repo))
+    except errors.RemoteEntryNotFoundError:
         return None
-    except errors.OfflineModeIsEnabled as exc:
-        raise ModelError(f"{repo} is not on disk and HF_HUB_OFFLINE is set: {_ADVICE}") from exc
-    except (errors.HfHubHTTPError, OSError) as exc:
-        cause = str(exc).strip().splitlines()[0]
-        raise ModelError(f"cannot download {name} of {repo} from {constants.ENDPOINT}: {cause}; {_ADVICE}") from exc
+    except Exception as exc:  # the HTTP library's own errors come through, and which library it is depends on the version
+        raise ModelError(_explain(exc, repo, name)) from exc
+    return Path(known) if isinstance(known, str) else None
 
 
-def revision_file(path: Path) -> Path:
-    """The file in the hub's cache that names the commit in use: it changes when the repository is updated."""
-    return path.parent.parent.parent / "refs" / "main"
+def fetch_any(repo: str, names: Sequence[str]) -> Path | None:
+    """The first of several files that is on disk, else the first that the repository has; None where it has none.
+
+    Raises:
+        ModelError: none is on disk, and the repository does not exist or cannot be reached.
+    """
+    found = on_disk(repo, names)
+    for name in names:
+        found = found or fetch_if_there(repo, name)
+    return found
+
+
+def on_disk(repo: str, names: Sequence[str]) -> Path | None:
+    """The first of several files of a repository that needs no download; None where there is none."""
+    with suppress(errors.HFValidationError):  # no name of a repository, hence nothing on disk
+        for name in names:
+            if isinstance(known := hf.try_to_load_from_cache(repo, name), str):
+                return Path(known)
+    return None
+
+
+def _commit_on_disk(repo: str) -> str | None:
+    """The commit that was downloaded from; None if nothing was."""
+    try:
+        return (_cache_folder(repo) / "refs" / "main").read_text(encoding="utf-8").strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def _cache_folder(repo: str) -> Path:
+    return Path(constants.HF_HUB_CACHE, "--".join(("models", *repo.split("/"))))
+
+
+def _explain(exc: Exception, repo: str, name: str) -> str:
+    """What went wrong and what to do next, in one line."""
+    # Whatever stopped the first request comes wrapped.
+    cause = exc.__cause__ if isinstance(exc, errors.LocalEntryNotFoundError) and exc.__cause__ else exc
+    match cause:
+        case errors.HFValidationError():
+            return f"{repo!r} cannot be the name of a hub repository, which is ORGANISATION/REPOSITORY"
+        case errors.GatedRepoError():
+            page = f"{constants.ENDPOINT}/{repo}"
+            return f"{repo} asks for consent: accept its terms on {page}, then log in with hf auth login"
+        case errors.RepositoryNotFoundError():
+            return f"no model {repo} on {constants.ENDPOINT}, or it is private (hf auth login)"
+        case errors.RevisionNotFoundError():
+            return (
+                f"{constants.ENDPOINT} no longer has the version of {repo} that is partly on disk: "
+                f"delete {_cache_folder(repo)} and run the command again"
+            )
+        case errors.OfflineModeIsEnabled():
+            return f"{name} of {repo} is not on disk, and HF_HUB_OFFLINE is set: unset it, or {_ADVICE}"
+    reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
+    return f"cannot download {name} of {repo} from {constants.ENDPOINT}: {reason}; run it again, or {_ADVICE}"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
+import pickle
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +19,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from clipcls.encoders.base import Vectors
-from clipcls.encoders.devices import memory_errors, resolve_device
+from clipcls.encoders.devices import device_errors, resolve_device
 from clipcls.encoders.files import ModelFiles
 from clipcls.encoders.spec import ModelSpec
 from clipcls.errors import ClipclsError, ModelError
@@ -45,17 +48,16 @@ class OpenClipEncoder:
     def __init__(self, spec: ModelSpec, files: ModelFiles, device: str, digest: Callable[[Path], str]) -> None:
         self._device = resolve_device(device)
         try:
-            with memory_errors():
+            with device_errors():
                 self._model = _create(files).eval().requires_grad_(False).to(self._device)
             self._tokenizer = _tokenizer(files)
+            self._prepare_images()
+            self.info = self._describe(spec, files, digest)
         except ClipclsError:
             raise
         except Exception as exc:
             # open_clip, torch, transformers and safetensors each fail in their own way on files that do not fit.
-            cause = str(exc).strip().splitlines() or [type(exc).__name__]
-            raise ModelError(f"cannot load the model {spec.given}: {cause[0].rstrip(':')}") from exc
-        self._prepare_images()
-        self.info = self._describe(spec, files, digest)
+            raise ModelError(f"cannot load the model {spec.given}: {_reason(exc)}") from exc
 
     def preprocess(self, image: Image.Image) -> Pixels:
         """The model's own resize and crop: uint8 [height, width, 3]."""
@@ -79,7 +81,7 @@ class OpenClipEncoder:
         Raises:
             OutOfMemory: the batch did not fit.
         """
-        with torch.inference_mode(), memory_errors():
+        with torch.inference_mode(), device_errors():
             pixels = torch.from_numpy(np.stack(batch)).to(self._device).permute(0, 3, 1, 2)
             # What torchvision's ToTensor and Normalize do to one picture, done to the batch.
             inputs = pixels.float().div_(255).sub_(self._mean).div_(self._std)
@@ -91,9 +93,11 @@ class OpenClipEncoder:
         Raises:
             OutOfMemory: the batch did not fit.
         """
-        with torch.inference_mode(), memory_errors():
-            tokens = self._tokenizer(list(prompts)).to(self._device)
-            return _to_numpy(self._model.encode_text(tokens, normalize=True))
+        with torch.inference_mode(), device_errors():
+            tokens = self._tokenizer(list(prompts))
+            if int(tokens.max()) >= getattr(self._model, "text", self._model).vocab_size:
+                raise ModelError("the tokenizer has more tokens than the text tower knows: it is another model's")
+            return _to_numpy(self._model.encode_text(tokens.to(self._device), normalize=True))
 
     def _prepare_images(self) -> None:
         """Split the model's own transform: geometry on the picture, numbers on the batch."""
@@ -104,15 +108,19 @@ class OpenClipEncoder:
         self.image_size = int(np.max(cfg.size))
 
     def _describe(self, spec: ModelSpec, files: ModelFiles, digest: Callable[[Path], str]) -> EncoderInfo:
-        bias = self._model.logit_bias
+        scale, bias = self._model.logit_scale.exp().item(), self._model.logit_bias
+        # A bias that the checkpoint lacks open_clip sets to exactly 0, and every probability would be near 0.5 or 1.
+        if not math.isfinite(scale) or (bias is not None and (not math.isfinite(bias) or bias == 0)):
+            raise ValueError("the logit scale or bias is missing or is not a usable number")
         english = isinstance(self._tokenizer, SimpleTokenizer)  # CLIP's BPE was learned from English text
         return EncoderInfo(
             spec=spec.given,
             fingerprint=files.fingerprint("fp32", digest),
             precision="fp32",
-            dim=files.model_cfg["embed_dim"],
-            logit_scale=float(self._model.logit_scale.exp()),
-            logit_bias=None if bias is None else float(bias),
+            # A tokenizer and a text tower that do not fit each other fail here.
+            dim=self.encode_texts(["a"]).shape[1],
+            logit_scale=scale,
+            logit_bias=None if bias is None else bias.item(),
             activation="softmax" if bias is None else "sigmoid",
             languages=spec.languages or (("en",) if english else ()),
         )
@@ -139,15 +147,24 @@ def _create(files: ModelFiles) -> Any:
 def _tokenizer(files: ModelFiles) -> Any:
     text_cfg = files.model_cfg["text_cfg"]
     context_length = text_cfg.get("context_length", 77)
-    options = text_cfg.get("tokenizer_kwargs", {})
+    options = text_cfg.get("tokenizer_kwargs") or {}
     if files.tokenizer_folder is None:
         return SimpleTokenizer(context_length=context_length, **options)
     return HFTokenizer(
         str(files.tokenizer_folder),
         context_length=context_length,
         tokenizer_mode=text_cfg.get("tokenizer_mode"),
-        **options,
+        # Whatever the configuration says, code that comes with a model is never run.
+        **(options | {"trust_remote_code": False}),
     )
+
+
+def _reason(exc: Exception) -> str:
+    """What a library says of files that do not fit, in one line, and what to do next."""
+    if isinstance(exc, pickle.UnpicklingError):
+        return "its weights hold code, which is never run; look for the same model as .safetensors"
+    text = textwrap.shorten(f"{type(exc).__name__}: {exc}".rstrip(": "), 300, placeholder=" ...")
+    return f"{text}; its files are damaged or do not fit each other: get them anew"
 
 
 def _to_numpy(vectors: torch.Tensor) -> Vectors:

@@ -58,8 +58,7 @@ def open_sink(
     if output is not None:
         choose_format(run.format, output)  # refuses a table
         return FileSink(output, run, overwrite=overwrite, resume=resume)
-    if overwrite or resume:
-        raise UsageError("--overwrite and --resume are for a file; name it with --output")
+    check_output(output, overwrite=overwrite, resume=resume)
     if run.format == "table":
         from rich.console import Console
 

@@ -25,15 +25,19 @@ def partial_path(output: Path) -> Path:
     return output.with_name(output.name + ".partial")
 
 
-def check_output(output: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+def check_output(output: Path | None, *, overwrite: bool = False, resume: bool = False) -> None:
     """Refuses what could not be written, or would lose what an earlier run made, before any work is done.
 
     Raises:
-        UsageError: both to overwrite and to resume was asked for.
+        UsageError: both to overwrite and to resume was asked for, or one of them without a file.
         OutputError: the folder cannot be written to, or there is something that must not be lost.
     """
     if overwrite and resume:
         raise UsageError("--overwrite and --resume exclude each other: give the one you mean")
+    if output is None:
+        if overwrite or resume:
+            raise UsageError("--overwrite and --resume are for a file; name it with --output")
+        return
     partial = partial_path(output)
     with _told(output):
         if not output.parent.is_dir():

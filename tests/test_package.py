@@ -1,0 +1,70 @@
+"""The wheel: built from this checkout, installed on its own, run from an empty folder."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import IMAGES, ROOT
+
+from clipcls import __version__
+from clipcls.prompts import shipped_names
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_it_holds_what_the_command_needs(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for name in ("py.typed", "starter/open_clip_model.safetensors", "starter/tokenizer.json", "starter/README.md"):
+        assert f"clipcls/{name}" in names
+    assert {f"clipcls/_prompts/{name}.toml" for name in shipped_names()} <= names
+    top = {name.split("/")[0] for name in names}
+    assert top == {"clipcls", f"clipcls-{__version__}.dist-info"}
+
+
+def test_it_installs_and_runs_from_an_empty_folder(wheel: Path, tmp_path: Path, here: Path) -> None:
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]
+    subprocess.run([*install, str(wheel)], check=True, timeout=120, stderr=subprocess.DEVNULL)
+    empty = tmp_path / "空"
+    empty.mkdir()
+    code = (
+        "import sys, clipcls\n"
+        f"assert clipcls.__file__.startswith({str(site)!r}), clipcls.__file__\n"
+        "from clipcls.cli import main\nmain()"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            code,
+            "classify",
+            str(IMAGES / "coffee.jpg"),
+            "-l",
+            "猫,咖啡",
+            "-p",
+            "zh",
+            "-p",
+            "imagenet-7",
+        ],
+        cwd=empty,
+        env={"PYTHONPATH": str(site), "CLIPCLS_CACHE_DIR": str(tmp_path / "cache"), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert next(csv.DictReader(done.stdout.splitlines()))["label"] == "咖啡"
+    assert (site / "bin" / "clipcls").exists() and list(empty.iterdir()) == []
