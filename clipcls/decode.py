@@ -43,6 +43,9 @@ CAMERA_EXTRA = "clipcls[camera]"
 _VERSION = 1
 """Raise it when a picture that failed could now be read, or the other way round."""
 
+_EXTREME = 200
+"""How many times longer than wide a picture may be: bringing its short side to a model's size enlarges the long one."""
+
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 _NOT_IMAGES = (
     (b"%pdf", "a PDF document"),
@@ -91,6 +94,8 @@ def decode(data: bytes | BinaryIO, *, min_side: int | None = None, name: str = "
             image = _open_heic(data)
         else:
             image = _open(data, min_side)
+        if max(image.size) > _EXTREME * min(image.size):
+            raise DecodeError(f"too narrow to be looked at: {image.width} x {image.height} pixels")
         return _to_rgb(_upright(image))
     except DecodeError:
         raise

@@ -140,9 +140,9 @@ class Embedder:
 
     def _load(self) -> Encoder:
         encoder, files = load_encoder(self._model, device=self._device, digest=self._remembered_digest)
+        self.store.put_encoder(replace(encoder.info, spec=self._spec.key), PRECISION, self._device, files)
         if self._info is not None and self._info.fingerprint != encoder.info.fingerprint:
             raise ModelError(f"the files of the model {self._model} changed during the run; run the command again")
-        self.store.put_encoder(replace(encoder.info, spec=self._spec.key), PRECISION, self._device, files)
         return encoder
 
     def _remembered_digest(self, path: Path) -> str:

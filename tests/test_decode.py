@@ -538,3 +538,11 @@ def test_raw_goes_by_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     preview = saved(corners(), "TIFF")
     assert decode(preview, name="dir.tif/a.Cr2").size == (3, 2)
     assert decode(preview, name="a.tif").size == corners().size
+
+
+@pytest.mark.parametrize("size", [(1, 1000), (1000, 1)])
+def test_a_thread_of_pixels_is_refused(size: tuple[int, int]) -> None:
+    data = io.BytesIO()
+    Image.new("RGB", size).save(data, "PNG")
+    with pytest.raises(DecodeError, match=f"too narrow to be looked at: {size[0]} x {size[1]} pixels"):
+        decode(data.getvalue())

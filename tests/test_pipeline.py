@@ -256,6 +256,7 @@ def test_a_model_that_changes_between_two_looks_is_an_error(
     door.encoder = FakeEncoder(fingerprint="oc1-other")
     with pytest.raises(ModelError, match="changed during the run; run the command again"):
         results(embedder, picture(tmp_path / "b.png", (1, 2, 3)))
+    assert open_embedder().info.fingerprint == "oc1-other", "run again, it is the other model"
 
 
 def test_a_picture_that_changes_while_it_is_read_is_read_again_next_time(

@@ -102,6 +102,7 @@ def _prepare(debug: bool) -> None:
     logging.getLogger().addHandler(logging.NullHandler())
     logger = logging.getLogger("clipcls")
     logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
 
 
 class StderrHandler(logging.Handler):
@@ -109,4 +110,5 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
-        typer.echo(f"{record.levelname.lower()}: {record.getMessage()}", err=True)
+        prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        typer.echo(prefix + record.getMessage(), err=True)

@@ -9,6 +9,9 @@ import torch
 
 from clipcls.errors import DeviceError, OutOfMemory
 
+_NO_MEMORY = ("out of memory", "allocate memory", "alloc_failed")
+"""CUDA, MPS and the system, the CPU's allocator, and the CUDA libraries."""
+
 
 def resolve_device(asked: str) -> torch.device:
     """The device that ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps`` stands for here.
@@ -44,7 +47,3 @@ def device_errors() -> Iterator[None]:
         if "cuda error" in text:
             raise DeviceError(f"the GPU failed: {str(exc).splitlines()[0]}; use --device cpu") from exc
         raise
-
-
-_NO_MEMORY = ("out of memory", "allocate memory", "alloc_failed")
-"""CUDA, MPS and the system, the CPU's allocator, and the CUDA libraries."""

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -122,20 +122,25 @@ def _on_hub(repo: str) -> ModelFiles:
     from clipcls.encoders import hub
 
     config = hub.fetch(repo, CONFIG_NAME)
-    weights = _fetch_weights(repo, _WEIGHTS)
-    text_cfg = _read_config(config)[0]["text_cfg"]
-    if text_cfg.get("hf_model_name"):
-        hub.fetch_if_there(repo, TEXT_CONFIG)
-    if text_cfg.get("hf_tokenizer_name"):
-        _fetch_tokenizer(repo)
-    # Other programs may have put more weights beside these, which open_clip does not prefer.
-    return replace(_in_folder(config.parent), weights=(weights,))
+    model_cfg, preprocess_cfg = _read_config(config)
+    text_cfg = model_cfg["text_cfg"]
+    tower, tokenizer = (
+        repo if name == "." else name for name in (text_cfg.get("hf_model_name"), text_cfg.get("hf_tokenizer_name"))
+    )
+    return ModelFiles(
+        name=f"local-dir:{config.parent}",
+        model_cfg=model_cfg,
+        preprocess_cfg=preprocess_cfg,
+        text_folder=_text_folder(tower),
+        tokenizer_folder=_tokenizer_folder(tokenizer),
+        # Last, since they are large; whatever other programs put beside them, open_clip prefers these names.
+        weights=(_fetch_weights(repo, _WEIGHTS),),
+        landmarks=(config.parent, config),
+    )
 
 
 def _by_tag(arch: str, tag: str) -> ModelFiles:
     import open_clip
-
-    from clipcls.encoders import hub
 
     model_cfg = open_clip.get_model_config(arch)
     if model_cfg is None:
@@ -152,16 +157,15 @@ def _by_tag(arch: str, tag: str) -> ModelFiles:
     repo, _, name = tag_cfg.get("hf_hub", "").rpartition("/")
     if not repo:
         raise ModelError(f"open_clip names no hub repository for {arch}/{tag}")
-    # Safetensors where the repository has them.
-    weights = _fetch_weights(repo, (f"{Path(name).stem}.safetensors", name) if name else _WEIGHTS)
     text_cfg = model_cfg["text_cfg"]
     return ModelFiles(
         name=arch,
         model_cfg=model_cfg,
         preprocess_cfg={key: tag_cfg[key] for key in _PREPROCESS if key in tag_cfg},
-        weights=(weights,),
         text_folder=_text_folder(text_cfg.get("hf_model_name")),
         tokenizer_folder=_tokenizer_folder(text_cfg.get("hf_tokenizer_name")),
+        # Safetensors where the repository has them.
+        weights=(_fetch_weights(repo, (f"{Path(name).stem}.safetensors", name) if name else _WEIGHTS),),
         # A new version of open_clip may mean something else by the same names.
         landmarks=(Path(open_clip.pretrained.__file__),),
     )
@@ -177,7 +181,7 @@ def _fetch_weights(repo: str, names: Sequence[str]) -> Path:
 
 
 def _text_folder(name: str | None, own: Path | None = None) -> Path | None:
-    """The folder whose config.json describes the Hugging Face text tower of that name: the model's own, or the hub's."""
+    """The folder whose config.json describes a Hugging Face text tower: the model's own, else a repository's."""
     if not name:
         return None
     if own and _describes_text_tower(own / TEXT_CONFIG):
@@ -194,29 +198,24 @@ def _text_folder(name: str | None, own: Path | None = None) -> Path | None:
 
 
 def _tokenizer_folder(name: str | None, own: Path | None = None) -> Path | None:
-    """The folder that holds the Hugging Face tokenizer of that name: the model's own, or the hub's."""
+    """The folder that holds a Hugging Face tokenizer: the model's own, else a repository's."""
     if not name:
         return None
     if own and any((own / vocabulary).is_file() for vocabulary in _VOCABULARIES):
         return own
     if own and name.startswith((".", "/")):
         raise ModelError(f"{own} holds no tokenizer: tokenizer.json is missing")
-    folder = _fetch_tokenizer(name)
-    if folder is None:
-        raise ModelError(f"the hub repository {name}, which the text tower needs, holds no tokenizer")
-    return folder
 
-
-def _fetch_tokenizer(repo: str) -> Path | None:
-    """The folder that a repository's tokenizer was put in; None where the repository has none."""
     from clipcls.encoders import hub
 
     # The vocabulary comes last: once it is on disk, so are the settings, and nothing more is asked for.
-    if not hub.on_disk(repo, _VOCABULARIES):
-        for name in _TOKENIZER_SETTINGS:
-            hub.fetch_if_there(repo, name)
-    vocabulary = hub.fetch_any(repo, _VOCABULARIES)
-    return vocabulary and vocabulary.parent
+    if not hub.on_disk(name, _VOCABULARIES):
+        for setting in _TOKENIZER_SETTINGS:
+            hub.fetch_if_there(name, setting)
+    vocabulary = hub.fetch_any(name, _VOCABULARIES)
+    if vocabulary is None:
+        raise ModelError(f"the hub repository {name}, whose tokenizer the model needs, holds none")
+    return vocabulary.parent
 
 
 def _describes_text_tower(config: Path) -> bool:
@@ -237,8 +236,11 @@ def _read_config(path: Path) -> tuple[Config, Config]:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         model_cfg, preprocess_cfg = table["model_cfg"], table.get("preprocess_cfg", {})
-        if not isinstance(model_cfg["text_cfg"], dict) or not isinstance(model_cfg["vision_cfg"], dict):
+        text_cfg = model_cfg["text_cfg"]
+        if not isinstance(text_cfg, dict) or not isinstance(model_cfg["vision_cfg"], dict):
             raise TypeError("text_cfg and vision_cfg must be tables")
+        if not all(isinstance(text_cfg.get(key), str | None) for key in ("hf_model_name", "hf_tokenizer_name")):
+            raise TypeError("hf_model_name and hf_tokenizer_name must be names")
     except KeyError as exc:
         raise ModelError(f"{path} is not an open_clip configuration: {exc.args[0]} is missing") from exc
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as exc:

@@ -6,21 +6,30 @@ the rest of it on disk is of.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import huggingface_hub as hf
 from huggingface_hub import constants, errors
+from huggingface_hub.utils import disable_progress_bars
+from huggingface_hub.utils import logging as hf_logging
 
 from clipcls.errors import ModelError
+
+logger = logging.getLogger("clipcls")
 
 # Xet transfers go to their own hosts and so bypass a mirror. Switched off here and not in the environment, which
 # huggingface_hub read when somebody, such as open_clip, first imported it.
 if os.environ.get("HF_ENDPOINT") and "HF_HUB_DISABLE_XET" not in os.environ:
     constants.HF_HUB_DISABLE_XET = True
+# A line on stderr for every attempt that failed; the last one's reason comes with the ModelError.
+if "HF_HUB_VERBOSITY" not in os.environ:
+    hf_logging.set_verbosity_error()
 
 _ADVICE = (
     "for a mirror set HF_ENDPOINT, such as https://hf-mirror.com; without a network use --model starter "
@@ -50,11 +59,12 @@ def fetch_if_there(repo: str, name: str) -> Path | None:
         known = hf.try_to_load_from_cache(repo, name)
         if known is None:
             if not sys.stderr.isatty():
-                hf.utils.disable_progress_bars()
+                disable_progress_bars()
+            _announce(repo)
             known = hf.hf_hub_download(repo, name, revision=_commit_on_disk(repo))
     except errors.RemoteEntryNotFoundError:
         return None
-    except Exception as exc:  # the HTTP library's own errors come through, and which library it is depends on the version
+    except Exception as exc:  # the errors of the HTTP library come through too, and which one that is has changed
         raise ModelError(_explain(exc, repo, name)) from exc
     return Path(known) if isinstance(known, str) else None
 
@@ -78,6 +88,12 @@ def on_disk(repo: str, names: Sequence[str]) -> Path | None:
             if isinstance(known := hf.try_to_load_from_cache(repo, name), str):
                 return Path(known)
     return None
+
+
+@cache
+def _announce(repo: str) -> None:
+    """Said once, since a hub that cannot be reached is silent for half a minute."""
+    logger.info("getting %s from %s", repo, constants.ENDPOINT)
 
 
 def _commit_on_disk(repo: str) -> str | None:

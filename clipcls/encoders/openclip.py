@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 import textwrap
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
+
+_PROBE = "a photo of 大象 ☃"
+"""Known and, to most tokenizers, unknown characters."""
 
 
 class OpenClipEncoder:
@@ -96,7 +100,7 @@ class OpenClipEncoder:
         with torch.inference_mode(), device_errors():
             tokens = self._tokenizer(list(prompts))
             if int(tokens.max()) >= getattr(self._model, "text", self._model).vocab_size:
-                raise ModelError("the tokenizer has more tokens than the text tower knows: it is another model's")
+                raise ModelError("the tokenizer knows tokens that the text tower does not: it is another model's")
             return _to_numpy(self._model.encode_text(tokens.to(self._device), normalize=True))
 
     def _prepare_images(self) -> None:
@@ -111,14 +115,14 @@ class OpenClipEncoder:
         scale, bias = self._model.logit_scale.exp().item(), self._model.logit_bias
         # A bias that the checkpoint lacks open_clip sets to exactly 0, and every probability would be near 0.5 or 1.
         if not math.isfinite(scale) or (bias is not None and (not math.isfinite(bias) or bias == 0)):
-            raise ValueError("the logit scale or bias is missing or is not a usable number")
+            raise ModelError(f"cannot load the model {spec.given}: its weights hold no usable logit scale or bias")
         english = isinstance(self._tokenizer, SimpleTokenizer)  # CLIP's BPE was learned from English text
         return EncoderInfo(
             spec=spec.given,
             fingerprint=files.fingerprint("fp32", digest),
             precision="fp32",
             # A tokenizer and a text tower that do not fit each other fail here.
-            dim=self.encode_texts(["a"]).shape[1],
+            dim=self.encode_texts([_PROBE]).shape[1],
             logit_scale=scale,
             logit_bias=None if bias is None else bias.item(),
             activation="softmax" if bias is None else "sigmoid",
@@ -163,7 +167,8 @@ def _reason(exc: Exception) -> str:
     """What a library says of files that do not fit, in one line, and what to do next."""
     if isinstance(exc, pickle.UnpicklingError):
         return "its weights hold code, which is never run; look for the same model as .safetensors"
-    text = textwrap.shorten(f"{type(exc).__name__}: {exc}".rstrip(": "), 300, placeholder=" ...")
+    said = str(exc) or traceback.extract_tb(exc.__traceback__)[-1].line  # assertions without a word
+    text = textwrap.shorten(f"{type(exc).__name__}: {said}", 300, placeholder=" ...")
     return f"{text}; its files are damaged or do not fit each other: get them anew"
 
 

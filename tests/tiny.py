@@ -1,0 +1,158 @@
+"""Tiny open_clip models with random weights, made at test time: ordinary open_clip folders.
+
+torch and open_clip are imported when the first model is made, not with this module.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+Config = dict[str, Any]
+
+VISION: Config = {"image_size": 32, "patch_size": 16, "width": 32, "head_width": 16, "layers": 2}
+BPE_TEXT: Config = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
+HALF: Config = {"mean": [0.5] * 3, "std": [0.5] * 3}
+
+CONTEXT = 24
+"""Tokens that the models with a Hugging Face tokenizer read; letters and Chinese characters take one each."""
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-"
+_CHARACTERS = "一张有关的照片图中物体大象冰箱蚂蚁猫狗红绿蓝"
+
+CLIP: Config = {
+    "model_cfg": {"embed_dim": 24, "vision_cfg": VISION, "text_cfg": BPE_TEXT},
+    "preprocess_cfg": {"interpolation": "bicubic", "resize_mode": "shortest"},
+}
+"""Softmax, CLIP's own tokenizer, shortest side and crop."""
+
+PHOTO: Config = {
+    "model_cfg": {
+        "embed_dim": 16,
+        "vision_cfg": VISION | {"image_size": 224, "patch_size": 56},
+        "text_cfg": BPE_TEXT,
+        "quick_gelu": True,
+    },
+    "preprocess_cfg": {"interpolation": "bilinear", "resize_mode": "longest", "fill_color": 90},
+}
+"""As many pixels as common models, the whole picture on a coloured ground, QuickGELU."""
+
+SIGLIP: Config = {
+    "model_cfg": {
+        "embed_dim": 16,
+        "init_logit_bias": -10,
+        "init_logit_scale": 4.0,
+        "custom_text": True,
+        "vision_cfg": VISION | {"image_size": [48, 32], "pool_type": "avg"},
+        "text_cfg": {
+            "context_length": CONTEXT,
+            "vocab_size": 128,
+            "width": 16,
+            "heads": 2,
+            "layers": 2,
+            "no_causal_mask": True,
+            "pool_type": "last",
+            "hf_tokenizer_name": "tiny/siglip",
+            "tokenizer_kwargs": {"clean": "canonicalize"},
+        },
+    },
+    "preprocess_cfg": HALF | {"interpolation": "bicubic", "resize_mode": "squash"},
+}
+"""Sigmoid, squash, mean and deviation 0.5, a picture that is higher than wide, a Hugging Face tokenizer alone."""
+
+HF_TEXT: Config = {
+    "model_cfg": {
+        "embed_dim": 16,
+        "vision_cfg": VISION,
+        "text_cfg": {
+            "hf_model_name": ".",
+            "hf_tokenizer_name": ".",
+            "hf_proj_type": "linear",
+            "hf_pooler_type": "mean_pooler",
+            "context_length": CONTEXT,
+        },
+    },
+    "preprocess_cfg": HALF,
+}
+"""Softmax, a Hugging Face text tower and tokenizer, as in the starter."""
+
+BERT: Config = {
+    "model_type": "bert",
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 32,
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+
+MODELS = {"clip": CLIP, "photo": PHOTO, "siglip": SIGLIP, "hf": HF_TEXT}
+
+
+def make_model(folder: Path, config: Config, seed: int = 0, weights: str = "open_clip_model.safetensors") -> Path:
+    """Write an open_clip folder whose weights come from the seed."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    text_cfg = config["model_cfg"]["text_cfg"]
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    if text_cfg.get("hf_tokenizer_name"):
+        write_tokenizer(folder)
+    if text_cfg.get("hf_model_name"):
+        (folder / "config.json").write_text(json.dumps(BERT), encoding="utf-8")
+    state = random_weights(config, folder, seed)
+    if weights.endswith(".safetensors"):
+        save_file(state, folder / weights)
+    else:
+        torch.save(state, folder / weights)
+    return folder
+
+
+def random_weights(config: Config, text_folder: Path, seed: int = 0) -> dict[str, Any]:
+    """A checkpoint that fits the configuration; spread out, so that different inputs get different embeddings."""
+    import open_clip
+    import torch
+
+    model_cfg = json.loads(json.dumps(config["model_cfg"]))
+    custom = model_cfg.pop("custom_text", False)
+    text_cfg = model_cfg["text_cfg"]
+    if "hf_model_name" in text_cfg:
+        custom = True
+    if text_cfg.get("hf_model_name"):
+        text_cfg |= {"hf_model_name": str(text_folder), "hf_model_pretrained": False}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**model_cfg)
+        state = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
+        for name, tensor in state.items():
+            if tensor.ndim > 1:
+                tensor.copy_(torch.randn_like(tensor) * (0.2 if "embedding" in name else tensor.shape[-1] ** -0.5))
+    return state
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """A tokenizer of one token a character, like the starter's in every other respect."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = [*_LETTERS, *(f"##{letter}" for letter in _LETTERS), *_CHARACTERS]
+    vocabulary = {piece: i for i, piece in enumerate(["<s>", "<pad>", "</s>", "<unk>", *pieces])}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": CONTEXT}
+    settings |= {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def make_models(home: Path) -> dict[str, Path]:
+    """An open_clip folder for each of MODELS."""
+    return {name: make_model(home / name, config, seed) for seed, (name, config) in enumerate(MODELS.items())}
