@@ -8,6 +8,7 @@ Runs the command with its stdout on a pseudo-terminal of 96 columns, so that the
 from __future__ import annotations
 
 import html
+import io
 import os
 import pty
 import re
@@ -40,7 +41,7 @@ def main() -> None:
     assert process.stderr is not None
     notice, *rest = process.stderr.read().decode().splitlines()
 
-    console = Console(record=True, width=COLUMNS, file=Path(os.devnull).open("w"), force_terminal=True)
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text(f"$ {COMMAND}", "bold"))
     console.print(Text(notice, "dim"))
     console.print(Text.from_ansi(table.decode().replace("\r\n", "\n").rstrip("\n")))
