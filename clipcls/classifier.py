@@ -84,6 +84,11 @@ class Classifier:
         self._embedder.close()
 
     @property
+    def is_starter(self) -> bool:
+        """Whether this is the model that comes with clipcls, by whichever name."""
+        return self._embedder.spec.is_starter
+
+    @property
     def info(self) -> EncoderInfo:
         """Fingerprint, dimension, logit scale and so on of the model.
 
@@ -94,12 +99,13 @@ class Classifier:
         return self._embedder.info
 
     def zero_shot(
-        self, labels: Iterable[str | Label], prompts: str | Sequence[str] | None = None
+        self, labels: str | Iterable[str | Label], prompts: str | Sequence[str] | None = None
     ) -> ZeroShotClassifier:
         """A zero-shot classifier for some labels.
 
         Args:
-            labels: names, or ``Label`` objects where two share a name. Duplicates are dropped.
+            labels: names, or ``Label`` objects where two share a name; one string is split at its commas. Duplicates
+                are dropped.
             prompts: a prompt set's name, a file, a template, or several of them (their union); None lets the script
                 of each label choose between the sets ``zh`` and ``en``.
 
@@ -203,7 +209,7 @@ class ZeroShotClassifier:
                 continue
             best, probability, cosine = next(rows)
             scores = [
-                Score(self.labels[i].name, float(probability[i]), float(cosine[i]))
+                Score(self.labels[i].column, float(probability[i]), float(cosine[i]))
                 for i in (range(len(self.labels)) if all_scores else best)
             ]
             ranked = tuple(scores[i] for i in best) if all_scores else tuple(scores)

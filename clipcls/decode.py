@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "ICNS", "PCX", "QOI"),
-    *("DDS", "SGI", "XBM", "TGA"),
+    *("DDS", "PSD", "SGI", "XBM", "TGA"),
 )
 """What Pillow decodes by itself, by its own names; the formats for which it starts other programs are left out.
 

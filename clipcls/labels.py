@@ -48,17 +48,18 @@ def read_labels(path: Path) -> list[str]:
     return [line for line in read_text(path, "labels").splitlines() if not line.lstrip().startswith("#")]
 
 
-def label_set(labels: Iterable[str | Label]) -> tuple[Label, ...]:
+def label_set(labels: str | Iterable[str | Label]) -> tuple[Label, ...]:
     """The labels in their order, without surplus space, empty ones and duplicates; a dropped duplicate is logged.
 
-    Names are compared in Unicode's composed form (NFC). Two labels of one name are both kept if their ids differ.
+    One string is taken as on the command line. Names are compared in Unicode's composed form (NFC). Two labels of one
+    name are both kept if their ids differ.
 
     Raises:
-        UsageError: no label is left, or one is not valid text.
+        UsageError: no label is left, one is not valid text, or two could not be told apart in results.
     """
     kept: dict[tuple[str, str | None], Label] = {}
     dropped = []
-    for given in labels:
+    for given in split_labels(labels) if isinstance(labels, str) else labels:
         label = given if isinstance(given, Label) else Label(given)
         label = Label(" ".join(label.name.split()), label.id)
         if not label.name:
@@ -71,6 +72,9 @@ def label_set(labels: Iterable[str | Label]) -> tuple[Label, ...]:
             kept[key] = label
     if not kept:
         raise UsageError("no labels given: name at least one, as in --labels 大象,冰箱,蚂蚁")
+    for label in kept.values():
+        if label.id is not None and (unicodedata.normalize("NFC", label.column), None) in kept:
+            raise UsageError(f"two labels would both be called {label.column!r} in results; rename one")
     if dropped:
         logger.warning("dropped labels given more than once: %s", ", ".join(dict.fromkeys(dropped)))
     return tuple(kept.values())

@@ -36,6 +36,8 @@ BATCH_SIZE = 32
 _TEXT_BATCH = 64
 _CHUNK = 256
 """Images that are looked up in the store in one go."""
+_LARGEST = 1 << 30
+"""Bytes of the largest file that is read at all."""
 _BATCHES_AHEAD = 2
 """Batches in the tower's hands: one computes, one waits."""
 
@@ -78,7 +80,7 @@ class Embedder:
         workers: int | None = None,
     ) -> None:
         self._model, self._device = model, device
-        self._spec = parse_spec(model)
+        self.spec = parse_spec(model)
         self._info: EncoderInfo | None = None
         self._tower = Tower(self._load)
         self._batch_size = batch_size or BATCH_SIZE
@@ -94,7 +96,7 @@ class Embedder:
     def info(self) -> EncoderInfo:
         """What scoring needs to know of the model: from the store, if its files are as they were."""
         if self._info is None:
-            known = self.store.get_encoder(self._spec.key, PRECISION, self._device)
+            known = self.store.get_encoder(self.spec.key, PRECISION, self._device)
             if known is None or not known.fingerprint.startswith(f"{ENCODER_VERSION}-"):
                 known = await_result(self._tower.loading()).info
             self._info = replace(known, spec=self._model)
@@ -140,7 +142,7 @@ class Embedder:
 
     def _load(self) -> Encoder:
         encoder, files = load_encoder(self._model, device=self._device, digest=self._remembered_digest)
-        self.store.put_encoder(replace(encoder.info, spec=self._spec.key), PRECISION, self._device, files)
+        self.store.put_encoder(replace(encoder.info, spec=self.spec.key), PRECISION, self._device, files)
         if self._info is not None and self._info.fingerprint != encoder.info.fingerprint:
             raise ModelError(f"the files of the model {self._model} changed during the run; run the command again")
         return encoder
@@ -265,10 +267,13 @@ class _ImageRun:
         """In a loader thread: read the image once, digest it, and unless the store knows it make it ready."""
         read_ns = time.time_ns()
         try:
+            if ref.stat and ref.stat.size > _LARGEST:
+                raise OSError(f"{ref.stat.size / 1e9:.1f} GB is too large for a picture")
             with ref.open() as file:
                 data = file.read()
-        except OSError as exc:
-            return _Loaded(None, read_ns, error=f"cannot be read: {exc.strerror or exc}")
+        except (OSError, MemoryError) as exc:
+            reason = getattr(exc, "strerror", None) or str(exc) or "not enough memory"
+            return _Loaded(None, read_ns, error=f"cannot be read: {reason}")
         key = hashlib.sha256(data).digest()
         if vectors := self._store.images(self._fingerprint, [key]):
             return _Loaded(key, read_ns, vector=vectors[key])
@@ -279,6 +284,8 @@ class _ImageRun:
             pixels = encoder.preprocess(decode(data, min_side=encoder.image_size, name=ref.id))
         except DecodeError as exc:
             return _Loaded(key, read_ns, error=str(exc), remember=exc.lasting)
+        except MemoryError:
+            return _Loaded(key, read_ns, error="not enough memory to prepare it")
         return _Loaded(key, read_ns, pixels=pixels)
 
     def _ready(self) -> list[Embedded | Failure]:

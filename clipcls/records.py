@@ -55,6 +55,7 @@ class Score:
     """One label's score for one image."""
 
     label: str
+    """The label's name, followed by its id in brackets if it has one."""
     probability: float
     """0 to 1: a softmax over all labels, or, for a sigmoid model, this label's own."""
     cosine: float

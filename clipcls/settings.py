@@ -39,7 +39,7 @@ class Settings:
     prompts: tuple[str, ...] = ()
     """Prompt sets, files or templates; empty lets each label's script choose."""
     batch_size: int = 0
-    """Images in one pass of the image tower; 0 lets the device decide."""
+    """Images in one pass of the image tower; 0 means the default."""
     workers: int = 0
     """Threads that read and decode images; 0 takes the cores at hand."""
     cache_dir: str = ""
@@ -50,7 +50,7 @@ class Settings:
             raise UsageError(f"unknown device {self.device!r}: use auto, cpu, cuda, cuda:N or mps")
         for name in ("batch_size", "workers"):
             if getattr(self, name) < 0:
-                raise UsageError(f"{name.replace('_', '-')} must be 1 or more")
+                raise UsageError(f"{name.replace('_', '-')} must be 1 or more, or 0 for the default")
 
     @property
     def cache_folder(self) -> Path:
@@ -92,18 +92,22 @@ def _from_environment() -> dict[str, Any]:
 
 
 def _checked(key: str, value: Any, place: str) -> Any:
+    """The value as ``Settings`` holds it."""
     kinds = {field.name: field.type for field in fields(Settings)}
     match kinds.get(key), value:
         case None, _:
             raise UsageError(f"{place}: unknown setting; known are {', '.join(kinds)}")
-        case ("str", str()) | ("tuple[str, ...]", tuple()):
-            return value
-        case "int", int() if not isinstance(value, bool):
-            return value
         case "tuple[str, ...]", str():
-            return (value,)
+            value = (value,)
         case "tuple[str, ...]", list() if all(isinstance(item, str) for item in value):
-            return tuple(value)
+            value = tuple(value)
+        case ("str", str()) | ("int", int()) if not isinstance(value, bool):
+            pass
         case kind, _:
             kind_name = {"str": "a string", "int": "a whole number"}.get(str(kind), "a string or a list of strings")
             raise UsageError(f"{place}: must be {kind_name}")
+    try:
+        Settings(**{key: value})
+    except UsageError as exc:
+        raise UsageError(f"{place}: {exc}") from exc
+    return value

@@ -27,7 +27,7 @@ SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
         *(".avif", ".avifs", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
-        *(".tga", ".ico", ".icns", ".pcx", ".qoi", ".dds", ".sgi", ".xbm"),
+        *(".tga", ".ico", ".icns", ".pcx", ".qoi", ".dds", ".psd", ".sgi", ".rgb", ".bw", ".xbm"),
     )
 )
 """Files taken from folders and glob patterns, by lower-case suffix: what Pillow decodes by itself."""
@@ -78,7 +78,7 @@ class ImageSource:
             A file named here is taken whatever its suffix; folders and patterns give files with an image's suffix,
             and leave out hidden ones. With several paths no file comes twice.
         recursive: whether folders are searched to any depth; what ``**`` stands for always is.
-        include: patterns of which a file from a folder or pattern must match one, if any are given.
+        include: patterns of which a file must match one, if any are given.
         exclude: patterns of which it must match none. A pattern without ``/`` is compared with the file's name, for
             ``exclude`` also with the folders' below the one named; one with ``/`` with the whole path below it.
             Upper and lower case differ.
@@ -144,13 +144,17 @@ class ImageSource:
 
     def _expand(self, path: str) -> Iterator[str]:
         if path == "-":
-            yield from _listed(self._stdin or sys.stdin.buffer, self._separator)
+            yield from filter(self._chosen, _listed(self._stdin or sys.stdin.buffer, self._separator))
         elif _is_pattern(path):
             yield from self._expand_pattern(path)
         elif os.path.isdir(path):
             yield from self._walk("" if path == os.curdir else path)
-        else:
+        elif self._chosen(path):
             yield path
+
+    def _chosen(self, path: str) -> bool:
+        """Whether ``include`` and ``exclude`` let a file through that is named itself."""
+        return (not self._include or _matches(path, self._include)) and not _matches(path, self._exclude)
 
     def _expand_pattern(self, pattern: str) -> Iterator[str]:
         """Images that match a pattern, and those in matching folders."""
@@ -206,14 +210,19 @@ class ImageSource:
 
     def _takes(self, relative: str) -> bool:
         """Whether a file met in a folder is wanted; camera files that cannot be read are counted."""
-        path = relative.replace(os.sep, "/")
-        name = path.rpartition("/")[2]
-        if self._include and not any(fnmatchcase(path if "/" in p else name, p) for p in self._include):
+        if self._include and not _matches(relative, self._include):
             return False
-        suffix = os.path.splitext(name)[1].lower()
+        suffix = os.path.splitext(relative)[1].lower()
         if suffix in CAMERA_SUFFIXES - self._suffixes:
             self.skipped[suffix] += 1
         return suffix in self._suffixes
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a file's name, or for a pattern with ``/`` its whole path, matches one of the patterns."""
+    path = path.replace(os.sep, "/")
+    name = path.rpartition("/")[2]
+    return any(fnmatchcase(path if "/" in pattern else name, pattern) for pattern in patterns)
 
 
 def _check(path: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from clipcls.encoders.base import Encoder, Vectors
-from clipcls.errors import OutOfMemory
+from clipcls.errors import OutOfMemory, UsageError
 
 logger = logging.getLogger("clipcls")
 
@@ -37,20 +37,26 @@ class Tower:
         """The encoder, on its way since somebody first asked; may be called in any thread."""
         with self._lock:
             if self._loading is None:
-                self._loading = self._thread.submit(self._load)
+                self._loading = self._submit(self._load)
             return self._loading
 
     def images(self, batch: Sequence[Any]) -> Future[Vectors]:
         """The embeddings of preprocessed images, once the tower comes to them: float32 [n, D], unit rows."""
-        return self._thread.submit(self._within_memory, "images", batch)
+        return self._submit(self._within_memory, "images", batch)
 
     def texts(self, prompts: Sequence[str]) -> Future[Vectors]:
         """The embeddings of prompts, once the tower comes to them: float32 [n, D], unit rows."""
-        return self._thread.submit(self._within_memory, "texts", prompts)
+        return self._submit(self._within_memory, "texts", prompts)
 
     def close(self) -> None:
         """Give up what still waits; a batch that computes is left to itself."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(self, work: Callable[..., T], *arguments: object) -> Future[T]:
+        try:
+            return self._thread.submit(work, *arguments)
+        except RuntimeError as exc:
+            raise UsageError("this classifier is closed; load it again") from exc
 
     def _within_memory(self, kind: str, batch: Sequence[Any]) -> Vectors:
         """Encode a batch, halved for good whenever memory runs out.

@@ -69,8 +69,24 @@ def test_labels_with_ids(fake: Install, imgs: Path) -> None:
     fake()
     head = Classifier.load("fake/one", cache=False).zero_shot([Label("red", "one"), Label("red", "two"), "blue"])
     (found,) = head.classify("imgs/a.png", top_k=3)
-    assert [score.label for score in found.ranked] == ["red", "red", "blue"]  # type: ignore[union-attr]
+    assert [score.label for score in found.ranked] == ["red [one]", "red [two]", "blue"]  # type: ignore[union-attr]
     assert found.ranked[0].probability == found.ranked[1].probability  # type: ignore[union-attr]
+
+
+def test_one_string_of_labels_is_split(fake: Install) -> None:
+    fake()
+    head = Classifier.load("fake/one", cache=False).zero_shot("猫，狗、polar bear")
+    assert [label.name for label in head.labels] == ["猫", "狗", "polar bear"]
+    with pytest.raises(UsageError, match="would both be called"):
+        Classifier.load("fake/one", cache=False).zero_shot([Label("a", "1"), "a [1]"])
+
+
+def test_a_closed_classifier_says_so(fake: Install) -> None:
+    fake()
+    with Classifier.load("fake/one", cache=False) as clf:
+        pass
+    with pytest.raises(UsageError, match="is closed"):
+        clf.embed_texts("red")
 
 
 def test_embeddings(fake: Install, imgs: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from fakes import FakeDoor, FakeEncoder, picture
 
 from clipcls.cli import StderrHandler, run
+from clipcls.encoders.spec import STARTER_FOLDER
 from clipcls.errors import OutOfMemory
 
 Install = Callable[..., FakeDoor]
@@ -217,6 +218,37 @@ def test_a_cut_off_run_is_resumed(fake: Install, here: Path, clipcls: Terminal) 
     assert json.loads(Path("out.csv.run.json").read_text("utf-8"))["failed"] == 1
 
 
+def test_a_path_that_comes_twice_is_resumed_by_number(
+    fake: Install, imgs: Path, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake()
+    lines = b"imgs/zz.jpg\nimgs/zz.jpg\n" + "imgs/红.png\n".encode() + b"imgs/zz.jpg\n"
+    words = ("classify", "-", "--labels", "red,blue", "-o", "out.csv")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    clipcls(*words)
+    whole = Path("out.csv").read_text("utf-8")
+    Path("out.csv").rename("out.csv.partial")
+    Path("out.csv.partial").write_text("".join(whole.splitlines(keepends=True)[:2]), "utf-8")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    clipcls(*words, "--resume")
+    assert Path("out.csv").read_text("utf-8") == whole and "1 done before; 3 images" in clipcls.err
+
+
+def test_another_choice_of_images_is_another_run(fake: Install, imgs: Path, clipcls: Terminal) -> None:
+    fake()
+    clipcls("classify", imgs, "--labels", "red,blue", "-o", "out.csv", "--limit", "1")
+    clipcls("classify", imgs, "--labels", "red,blue", "-o", "out.csv", "--resume", code=7)
+    assert "limit: 1 then, None now" in clipcls.err
+
+
+def test_a_giant_file_is_one_bad_row(fake: Install, imgs: Path, clipcls: Terminal) -> None:
+    fake()
+    with (imgs / "big.tif").open("wb") as file:
+        file.truncate(3 << 40)
+    rows = clipcls.rows("classify", imgs, "--labels", "red,blue", code=3)
+    assert rows[0]["error"] == "cannot be read: 3298.5 GB is too large for a picture" and len(rows) == 4
+
+
 def test_stdin_lists_paths(fake: Install, imgs: Path, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     fake()
 
@@ -277,6 +309,7 @@ def test_camera_files_are_counted(
         (["empty", "--labels", "a"], 3, "no images found in empty"),
         (["imgs/*.bmp", "--labels", "a"], 3, "imgs/*.bmp"),
         (["imgs", "--labels", "a", "--model", "what"], 4, "unknown model 'what'"),
+        (["imgs", "--labels", "a", "--model", ""], 4, "the model's name is empty"),
         (["imgs", "--labels", "a", "--model", "./nowhere"], 4, "no model folder nowhere"),
         (["imgs", "--labels", "a", "--model", "./empty"], 4, "holds no open_clip_config.json"),
         (["imgs", "--labels", "a", "-o", "no/such/out.csv"], 7, "there is no folder"),
@@ -290,7 +323,7 @@ def test_mistakes_are_one_line_and_an_exit_code(
     Path("empty").mkdir()
     Path("empty.csv").mkdir()
     clipcls("classify", *words, code=code)
-    (line,) = (line for line in clipcls.err.splitlines() if not line.startswith("using the built-in starter"))
+    (line,) = (line for line in clipcls.err.splitlines() if "using the built-in" not in line)
     assert line.startswith("error: ") and message in line
 
 
@@ -338,6 +371,8 @@ def test_the_starter_says_what_it_is(fake: Install, imgs: Path, clipcls: Termina
     assert clipcls.err == ""
     clipcls("classify", imgs, "--labels", "red,blue", "--model", "fake/one")
     assert "starter" not in clipcls.err
+    clipcls("classify", imgs, "--labels", "red,blue", "--model", str(STARTER_FOLDER))
+    assert "using the built-in starter model" in clipcls.err
 
 
 def test_an_english_model_says_that_it_reads_no_chinese(fake: Install, imgs: Path, clipcls: Terminal) -> None:

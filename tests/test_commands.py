@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -228,6 +229,39 @@ def on_a_terminal(*words: str | Path, seconds: float) -> tuple[str, int]:
     return shown.decode(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def screen_after(shown: str) -> list[str]:
+    """The lines that stand on the screen in the end, by the few control sequences that a bar needs."""
+    lines, row = [""], 0
+    for token in re.findall(r"\x1b\[[?\d;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", shown):
+        if token == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif token == "\r":
+            pass
+        elif token == "\x1b[1A":
+            row = max(0, row - 1)
+        elif token == "\x1b[2K":
+            lines[row] = ""
+        elif not token.startswith("\x1b"):
+            lines[row] += token
+    return lines
+
+
+def test_rows_on_a_terminal_are_whole_lines(here: Path) -> None:
+    name = "a rather long name " * 8 + ".png"
+    picture(here / name)
+    shown, _ = on_a_terminal("classify", name, "-l", "red,blue", "-f", "csv", seconds=0.5)
+    assert f"{name},ok,red," in shown
+
+
+def test_standard_streams_may_be_closed(known: None, here: Path) -> None:
+    words = f"{CLIPCLS[0]} classify {IMAGES / 'coffee.jpg'} -l 猫,咖啡,火箭"
+    for closed in ("<&-", ">&-", "2>&-", ">&- 2>&- <&-"):
+        done = subprocess.run(["bash", "-c", f"{words} {closed}"], capture_output=True, timeout=60)
+        assert done.returncode == 0 and b"Traceback" not in done.stderr, (closed, done.stderr)
+        assert (b"coffee.jpg,ok" in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
+
+
 def test_a_terminal_gets_a_table_and_a_progress_bar(here: Path) -> None:
     for i in range(6):
         picture(here / "imgs" / f"{i}.png", (255 - i, 0, 0))
@@ -236,6 +270,14 @@ def test_a_terminal_gets_a_table_and_a_progress_bar(here: Path) -> None:
     assert "probability" in shown and "imgs/0.png" in shown and "█" in shown
     assert "/6" in shown and "images/s" in shown, "the bar knows the total"
     assert "path,status" not in shown
+    screen = screen_after(shown)
+    assert [line.split()[0] for line in screen if line.strip()][:4] == [
+        "using",
+        "path",
+        "imgs/0.png",
+        "imgs/1.png",
+    ]
+    assert not any("/6" in line for line in screen), "the bar goes when the run is over"
     quiet, _ = on_a_terminal("classify", "imgs", "-l", "红,蓝", "--quiet", seconds=0.1)
     assert "images/s" not in quiet and "imgs/0.png" in quiet
 

@@ -127,14 +127,15 @@ def test_the_file_is_synced_before_it_is_moved(output: Path, monkeypatch: pytest
 
     def watched(fd: int) -> None:
         folder = stat.S_ISDIR(os.fstat(fd).st_mode)
-        synced.append("folder" if folder else "whole" if output.exists() else "rows")
+        synced.append("folder" if folder else "rows" if os.fstat(fd).st_ino == rows else "run file")
         fsync(fd)
 
     sink = sink_for(output)
     with sink:
         sink.write(RECORDS[0])
+        rows = partial(output).stat().st_ino
         monkeypatch.setattr(os, "fsync", watched)
-    assert synced == ["rows", "folder", "whole", "folder"]  # the rows and their name, then the run file and its name
+    assert synced == ["rows", "run file", "folder", "folder"]
 
 
 # What is refused
@@ -296,7 +297,7 @@ def test_resume_writes_every_row_once(
 def test_resume_knows_what_is_done(output: Path) -> None:
     interrupt(output)
     sink = sink_for(output, resume=True)
-    assert sink.done == {"a.jpg", '=b "2"\n,象.jpg'}
+    assert sink.done == {"a.jpg": 1, '=b "2"\n,象.jpg': 1}
     assert (sink.already_complete, sink.partial) == (False, partial(output))
 
 
@@ -401,3 +402,65 @@ def test_a_run_file_keeps_names_that_are_not_utf8(output: Path) -> None:
 
 def test_there_is_no_run_file(output: Path) -> None:
     assert read_run(output) is None
+
+
+# Several runs on one file, and ends at awkward moments
+
+
+@pytest.mark.parametrize("flag", ["overwrite", "resume"])
+def test_a_second_run_does_not_write_into_the_first_ones_rows(output: Path, flag: str) -> None:
+    interrupt(output, rows=1)
+    with sink_for(output, **{flag: True}) as first:
+        first.write(RECORDS[0])
+        with (
+            pytest.raises(OutputError, match=r"another run is writing .*out\.csv"),
+            sink_for(output, overwrite=True) as second,
+        ):
+            second.write(RECORDS[1])
+    assert json.loads(run_file(output).read_text("utf-8"))["complete"]
+    assert output.read_text("utf-8").count(written_path(RECORDS[0].path)) >= 1
+    assert not partial(output).exists()
+
+
+def test_until_it_is_replaced_a_file_keeps_its_own_run_file(output: Path) -> None:
+    classify(output)
+    told = run_file(output).read_text("utf-8")
+    other = replace(RUN, top_k=1, labels=(LabelInfo("狗", "狗"),), prompts=())
+    interrupt(output, other, rows=1, overwrite=True)
+    assert run_file(output).read_text("utf-8") == told
+    with pytest.raises(OutputError, match="labels: 狗 then"):
+        sink_for(output, resume=True)
+    with sink_for(output, other, resume=True) as sink:
+        assert sink.done.total() == 1
+    assert json.loads(run_file(output).read_text("utf-8"))["labels"][0]["name"] == "狗"
+    assert names(output.parent) == {"out.csv", "out.csv.run.json"}
+
+
+def test_an_end_just_before_the_move_is_made_up_for(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as cut:
+        cut.setattr("clipcls.sinks.output.move", raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            classify(output)
+    assert partial(output).exists() and not output.exists()
+    with sink_for(output, resume=True) as sink:
+        assert sink.done.total() == len(RECORDS)
+    assert output.exists() and names(output.parent) == {"out.csv", "out.csv.run.json"}
+
+
+def raise_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_path_that_comes_twice_is_resumed_by_number(output: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), sink_for(output) as sink:
+        sink.write(RECORDS[0])
+        sink.write(RECORDS[0])
+        raise KeyboardInterrupt
+    assert sink_for(output, resume=True).done == {written_path(RECORDS[0].path): 2}
+
+
+def test_a_complete_list_from_stdin_cannot_be_resumed(output: Path) -> None:
+    listed = replace(RUN, paths=("-",))
+    classify(output, listed)
+    with pytest.raises(OutputError, match="is complete, for whatever list was read then"):
+        sink_for(output, listed, resume=True)

@@ -47,9 +47,9 @@ def test_one_prompt_set_needs_no_list(here: Path, monkeypatch: pytest.MonkeyPatc
         ("workers = 'two'", "clipcls.toml: workers: must be a whole number"),
         ("workers = true", "must be a whole number"),
         ("prompts = [1]", "must be a string or a list of strings"),
-        ("workers = -1", "workers must be 1 or more"),
+        ("workers = -1", "clipcls.toml: workers: workers must be 1 or more"),
         ("model = ", "clipcls.toml: not valid TOML"),
-        ("device = 'gpu'", "unknown device 'gpu': use auto, cpu, cuda, cuda:N or mps"),
+        ("device = 'gpu'", "clipcls.toml: device: unknown device 'gpu': use auto, cpu, cuda, cuda:N or mps"),
     ],
 )
 def test_a_bad_setting_names_its_place(here: Path, text: str, message: str) -> None:

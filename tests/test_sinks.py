@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -235,7 +236,7 @@ class Recorder(io.StringIO):
 def test_a_reader_of_a_stream_waits_for_nothing(kind: str) -> None:
     stream = Recorder()
     with open_sink(run(kind), None, stream) as sink:
-        assert (sink.done, sink.already_complete, sink.partial) == (frozenset(), False, None)
+        assert (sink.done, sink.already_complete, sink.partial) == (Counter(), False, None)
         for path in ("a.jpg", "b.jpg"):
             sink.write(prediction(path))
             assert path in stream.getvalue()

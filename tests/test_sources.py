@@ -121,11 +121,14 @@ def test_ids_are_paths_as_one_would_type_them(here: Path) -> None:
 
 def test_a_named_file_is_taken_whatever_its_suffix() -> None:
     touch("notes.txt", "photo.heic", ".hidden")
-    assert ids("notes.txt", "photo.heic", ".hidden", include=["*.jpg"], exclude=["*"]) == [
-        "notes.txt",
-        "photo.heic",
-        ".hidden",
-    ]
+    assert ids("notes.txt", "photo.heic", ".hidden") == ["notes.txt", "photo.heic", ".hidden"]
+
+
+def test_named_files_are_filtered_as_well() -> None:
+    touch("f/a.jpg", "f/b.png", "c.jpg")
+    assert ids("f/a.jpg", "f/b.png", "c.jpg", include=["*.jpg"], exclude=["c*"]) == ["f/a.jpg"]
+    assert ids("f/a.jpg", "c.jpg", exclude=["f/*"]) == ["c.jpg"]
+    assert ids("f/a.jpg", exclude=["f"]) == ["f/a.jpg"], "its folder was named on purpose"
 
 
 def test_folders_are_walked_in_order() -> None:

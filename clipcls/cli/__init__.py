@@ -7,16 +7,17 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 
 from clipcls import __version__
 from clipcls.cli import cache
 from clipcls.cli.classify import classify
+from clipcls.cli.common import INTERRUPTED, Debug, say
 from clipcls.errors import ClipclsError, OutputError
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="clipcls",
@@ -35,6 +36,7 @@ def clipcls(
         bool,
         typer.Option("--version", help="Show the version and leave.", is_eager=True, callback=lambda on: _version(on)),
     ] = False,
+    debug: Debug = False,
 ) -> None:
     """Sort images by labels nobody trained on: zero-shot classification with CLIP, in Chinese and English.
 
@@ -78,21 +80,26 @@ def run(words: Sequence[str], *, debug: bool = False) -> int:
 
             traceback.print_exc()
         if isinstance(exc, ClipclsError):
-            typer.echo(f"error: {exc}", err=True)
+            say(f"error: {exc}")
             return exc.exit_code
         cause = " ".join(f"{type(exc).__name__}: {exc}".split())
-        typer.echo(f"error: unexpected: {cause}; run it again with --debug to see where", err=True)
+        say(f"error: unexpected: {cause}; run it again with --debug to see where")
         return ClipclsError.exit_code
     return 0
 
 
 def _prepare(debug: bool) -> None:
     """Streams that can carry any name, and no chatter from the libraries underneath."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # A Chinese Windows would pipe as GBK, which cannot hold every name.
-            stream.reconfigure(errors="backslashreplace", **({} if stream.isatty() else {"encoding": "utf-8"}))
+        # A Chinese Windows would pipe as GBK, which cannot hold every name, and write every line break its own way.
+        piped: dict[str, Any] = {} if stream.isatty() else {"encoding": "utf-8", "newline": ""}
+        cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace", **piped)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # torch's threads spin while they wait, which can halve the speed where something else needs a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     handler = StderrHandler()
     if debug:
         logging.getLogger().addHandler(handler)
@@ -111,4 +118,4 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
         prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        typer.echo(prefix + record.getMessage(), err=True)
+        say(prefix + record.getMessage())

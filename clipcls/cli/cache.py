@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipcls.cli.common import Debug, quiet_pipe
+from clipcls.cli.common import INTERRUPTED, Debug, quiet_pipe
 from clipcls.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def info(debug: Debug = False) -> None:
     typer.echo(f"{known.images:,} image and {known.texts:,} text embeddings")
     typer.echo(f"{known.files:,} files known by content, {known.failures:,} unreadable pictures remembered")
     for model in known.models:
-        names = ", ".join(model.specs) or "no model in use (clipcls cache prune drops it)"
+        names = ", ".join(_shown(spec) for spec in model.specs) or "no model in use (clipcls cache prune drops it)"
         typer.echo(f"  {model.fingerprint}  {model.images:,} images, {model.texts:,} texts  {names}")
     for path in known.set_aside:
         typer.echo(f"set aside because it was damaged or newer: {path} (clipcls cache clear deletes it)")
@@ -46,7 +46,12 @@ def clear(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
         if not yes:
             if not sys.stdin.isatty():
                 raise UsageError("clear deletes the whole cache: add --yes where nobody can be asked")
-            typer.confirm(f"Delete {what}?", abort=True, err=True)
+            try:
+                sure = typer.confirm(f"Delete {what}?", err=True)
+            except typer.Abort:
+                raise typer.Exit(INTERRUPTED) from None
+            if not sure:
+                raise typer.Exit
         store.clear()
     typer.echo(f"deleted {what}")
 
@@ -77,6 +82,13 @@ def _store() -> Store:
     from clipcls.store import Store
 
     return Store.open(Path(_folder()))
+
+
+def _shown(spec: str) -> str:
+    """A model by the name a person would use."""
+    from clipcls.encoders.spec import parse_spec
+
+    return "starter" if spec == parse_spec("starter").key else spec
 
 
 def _megabytes(size: int) -> str:

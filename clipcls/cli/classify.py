@@ -6,14 +6,14 @@ import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args
 
 import typer
 
 from clipcls import __version__
-from clipcls.cli.common import STARTER_NOTICE, Debug, quiet_pipe
+from clipcls.cli.common import STARTER_NOTICE, Debug, quiet_pipe, say
 from clipcls.cli.progress import Tally, progress_bar
 from clipcls.errors import InputError, StoreError, UsageError
 
@@ -102,26 +102,30 @@ def classify(
     wanted = _labels(labels or [], labels_file)
     layout = _Layout(_format(format, output, excel), top_k, all_scores, excel)
     check_output(output, overwrite=overwrite, resume=resume)
-    found = ImageSource(
-        paths, recursive=recursive, include=include or (), exclude=exclude or (), limit=limit, null_separated=null
-    )
+    selection: dict[str, Any] = {
+        "recursive": recursive,
+        "include": include or [],
+        "exclude": exclude or [],
+        "limit": limit,
+    }
+    found = ImageSource(paths, null_separated=null, **selection)
     images = _at_least_one(found, paths)
     tally = Tally()
     with _classifier(settings, cache) as classifier, quiet_pipe():
-        if not quiet and settings.model == "starter":
-            typer.echo(STARTER_NOTICE, err=True)
         head = classifier.zero_shot(wanted, settings.prompts or None)
-        run = _run_info(head, classifier.info, layout, paths)
+        if classifier.is_starter and not quiet:
+            say(STARTER_NOTICE)
+        run = _run_info(head, classifier.info, layout, paths, selection, with_versions=output is not None)
         with (
-            progress_bar(tally, found.count, hidden=quiet),
-            open_sink(run, output, sys.stdout, overwrite=overwrite, resume=resume) as sink,
+            progress_bar(tally, found.count, hidden=quiet) as rows,
+            open_sink(run, output, rows, overwrite=overwrite, resume=resume) as sink,
             _told_when_cut_off(sink, tally, quiet=quiet),
         ):
             todo = _not_done(images, sink)
             for record in tally.over(head.classify(todo, top_k=top_k, all_scores=all_scores)):
                 sink.write(record)
     if not quiet:
-        typer.echo(_summary(tally, found, sink), err=True)
+        say(_summary(tally, found, sink))
     raise typer.Exit(InputError.exit_code if tally.failed + sink.failed_before else 0)
 
 
@@ -178,18 +182,26 @@ def _classifier(settings: Settings, cache: bool) -> Classifier:
     try:
         return load(settings.cache_folder if cache else False)
     except StoreError as exc:
-        typer.echo(f"warning: {exc}; this run keeps no embeddings", err=True)
+        say(f"warning: {exc}; this run keeps no embeddings")
         return load(False)
 
 
-def _run_info(head: ZeroShotClassifier, info: EncoderInfo, layout: _Layout, paths: list[str]) -> RunInfo:
+def _run_info(
+    head: ZeroShotClassifier,
+    info: EncoderInfo,
+    layout: _Layout,
+    paths: list[str],
+    selection: dict[str, Any],
+    *,
+    with_versions: bool,
+) -> RunInfo:
     from clipcls.sinks import LabelInfo, LabelPrompts, RunInfo
 
     by_templates: dict[tuple[str, ...], list[str]] = {}
     for label, templates in zip(head.labels, head.templates, strict=True):
         by_templates.setdefault(templates, []).append(label.column)
     return RunInfo(
-        versions=_versions(),
+        versions=_versions() if with_versions else {},
         model=info.spec,
         fingerprint=info.fingerprint,
         precision=info.precision,
@@ -200,24 +212,33 @@ def _run_info(head: ZeroShotClassifier, info: EncoderInfo, layout: _Layout, path
         prompts=tuple(LabelPrompts(tuple(names), templates) for templates, names in by_templates.items()),
         base=os.getcwd(),
         paths=tuple(paths),
+        selection=selection,
         **layout._asdict(),
     )
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    packages = ("open_clip_torch", "torch", "transformers", "pillow", "numpy")
-    return {"clipcls": __version__} | {name: version(name) for name in packages}
+    versions = {"clipcls": __version__}
+    for name in ("open_clip_torch", "torch", "transformers", "pillow", "numpy"):
+        with suppress(PackageNotFoundError):  # another build may go by another name
+            versions[name] = version(name)
+    return versions
 
 
-def _not_done(images: Iterable[ImageRef], sink: ResultSink) -> Iterable[ImageRef]:
-    """The images without a row from the run that is resumed."""
+def _not_done(images: Iterable[ImageRef], sink: ResultSink) -> Iterator[ImageRef]:
+    """The images without a row from the run that is resumed; a path that comes twice has two rows."""
     from clipcls.sinks import written_path
 
     if sink.already_complete:
-        return ()
-    return (ref for ref in images if written_path(ref.id) not in sink.done) if sink.done else images
+        return
+    done = sink.done.copy()
+    for ref in images:
+        if done and done[written_path(ref.id)]:
+            done[written_path(ref.id)] -= 1
+        else:
+            yield ref
 
 
 @contextmanager
@@ -227,16 +248,16 @@ def _told_when_cut_off(sink: ResultSink, tally: Tally, *, quiet: bool) -> Iterat
         yield
     except BaseException as exc:
         if isinstance(exc, KeyboardInterrupt) and not quiet:
-            typer.echo(f"interrupted: {tally.line()}", err=True)
+            say(f"interrupted: {tally.line()}")
         if sink.partial:
-            typer.echo(f"the rows so far are in {sink.partial}; the same command with --resume goes on", err=True)
+            say(f"the rows so far are in {sink.partial}; the same command with --resume goes on")
         raise
 
 
 def _summary(tally: Tally, found: ImageSource, sink: ResultSink) -> str:
     if sink.already_complete:
         return "nothing to do: the file is complete"
-    before = f"{len(sink.done)} done before; " if sink.done else ""
+    before = f"{sink.done.total()} done before; " if sink.done else ""
     return f"{before}{tally.line()}{_skipped(found)}"
 
 

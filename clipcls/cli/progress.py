@@ -7,12 +7,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from clipcls.records import Failure, Record
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 
 class Tally:
@@ -20,11 +20,10 @@ class Tally:
 
     def __init__(self) -> None:
         self.images = self.failed = self.cached = 0
-        self._began = self._loaded = time.perf_counter()
+        self._began = time.perf_counter()
 
     def over(self, records: Iterable[Record]) -> Iterator[Record]:
         """The records, counted."""
-        self._loaded = time.perf_counter()
         for record in records:
             self.images += 1
             self.failed += isinstance(record, Failure)
@@ -33,18 +32,22 @@ class Tally:
 
     def line(self) -> str:
         """The run in one line."""
-        now = time.perf_counter()
+        seconds = time.perf_counter() - self._began
         return (
-            f"{self.images} image{'s' * (self.images != 1)}, {self.failed} failed, {now - self._began:.1f} s, "
-            f"{self.images / (now - self._loaded):.1f} images/s after loading, {self.cached} from the cache"
+            f"{self.images} image{'s' * (self.images != 1)}, {self.failed} failed, {seconds:.1f} s, "
+            f"{self.images / seconds:.1f} images/s, {self.cached} from the cache"
         )
 
 
 @contextmanager
-def progress_bar(tally: Tally, count: Callable[[], int | None], *, hidden: bool) -> Iterator[None]:
-    """A bar that follows the tally, if stderr is a terminal; ``count`` tells the total, and may take its time."""
+def progress_bar(tally: Tally, count: Callable[[], int | None], *, hidden: bool) -> Iterator[TextIO]:
+    """A bar that follows the tally, if stderr is a terminal; ``count`` tells the total, and may take its time.
+
+    Yields:
+        The stream for rows that go to stdout: where that is a terminal as well, they scroll by above the bar.
+    """
     if hidden or not sys.stderr.isatty():
-        yield
+        yield sys.stdout
         return
     with _bar() as bar:
         task = bar.add_task("images", total=None)
@@ -53,10 +56,31 @@ def progress_bar(tally: Tally, count: Callable[[], int | None], *, hidden: bool)
         follower = threading.Thread(target=_follow, args=(bar, task, tally, over), daemon=True)
         follower.start()
         try:
-            yield
+            yield cast(TextIO, AboveTheBar(bar)) if sys.stdout.isatty() else sys.stdout
         finally:
             over.set()
             follower.join()
+
+
+class AboveTheBar:
+    """A terminal's text stream, of which each write puts whole lines above the bar, as they are."""
+
+    encoding = "utf-8"
+
+    def __init__(self, bar: Progress) -> None:
+        self._console = bar.console
+
+    def write(self, text: str) -> int:
+        """Show whole lines."""
+        self._console.out(text, highlight=False, end="")
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def isatty(self) -> bool:
+        """It is a terminal."""
+        return True
 
 
 def _bar() -> Progress:
@@ -76,14 +100,12 @@ def _bar() -> Progress:
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:.1f} images/s" if task.speed else "")
 
-    # Where a table scrolls by on the same terminal, one console must draw both.
+    # Where rows scroll by on the same terminal, one console must draw both.
     console = Console(stderr=not sys.stdout.isatty())
     columns = (SpinnerColumn(), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
+    return Progress(*columns, console=console, transient=True, redirect_stdout=False)
 
 
-def _follow(bar: Progress, task: int, tally: Tally, over: threading.Event) -> None:
-    from rich.progress import TaskID
-
+def _follow(bar: Progress, task: TaskID, tally: Tally, over: threading.Event) -> None:
     while not over.wait(0.2):
-        bar.update(TaskID(task), completed=tally.images)
+        bar.update(task, completed=tally.images)

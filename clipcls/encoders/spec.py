@@ -35,7 +35,12 @@ class ModelSpec:
     @property
     def languages(self) -> tuple[str, ...]:
         """Languages known without loading the model; empty where its files must tell."""
-        return ("en", "zh") if self.target == str(STARTER_FOLDER) else ()
+        return ("en", "zh") if self.is_starter else ()
+
+    @property
+    def is_starter(self) -> bool:
+        """Whether it is the model that comes with clipcls, by whichever name."""
+        return self.target == str(STARTER_FOLDER)
 
 
 def parse_spec(given: str) -> ModelSpec:
@@ -53,6 +58,8 @@ def parse_spec(given: str) -> ModelSpec:
         if repo.count("/") != 1 or not all(repo.split("/")):
             raise ModelError(f"{given!r}: a model on the hub is written hf-hub:ORGANISATION/REPOSITORY")
         return ModelSpec(given, "hub", repo)
+    if not given.strip():
+        raise ModelError("the model's name is empty: use starter, ARCH/TAG, hf-hub:ORG/REPO or a folder")
     path = Path(given.removeprefix("local-dir:")).expanduser()
     if given.startswith(("local-dir:", ".", "~", os.sep)) or path.is_dir():
         return _folder(given, path)

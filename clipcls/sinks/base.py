@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -31,13 +32,16 @@ class Sink(Protocol):
 class ResultSink(ABC):
     """A sink that may go on where an earlier run stopped; one that cannot has nothing done."""
 
-    done: frozenset[str] = frozenset()
-    """The paths that need no further record, as ``written_path`` gives them."""
     already_complete: bool = False
     """Whether the earlier run was whole: there is nothing to write."""
 
     failed_before: int = 0
     """How many of the earlier run's records are failures."""
+
+    @property
+    def done(self) -> Counter[str]:
+        """How many records of each path need no further one; the paths as ``written_path`` gives them."""
+        return Counter()
 
     @property
     def partial(self) -> Path | None:

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -35,3 +43,33 @@ def move(source: Path, target: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def lock(stream: IO[str]) -> None:
+    """Claims an open file until it is closed, where the system and the disk can do that.
+
+    Raises:
+        BlockingIOError: another process has claimed it.
+    """
+    if fcntl:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a network disk without locks
+            pass
+
+
+@contextmanager
+def finished(stream: IO[str]) -> Iterator[None]:
+    """Brings a file's content to the disk; it is closed, and its lock given up, only after what is done with it then.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with stream:
+        stream.flush()
+        os.fsync(stream.fileno())
+        if not fcntl:  # Windows moves no open file
+            stream.close()
+        yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -14,10 +15,10 @@ from clipcls.errors import OutputError, UsageError
 from clipcls.records import Failure, Record
 from clipcls.sinks.base import ResultSink
 from clipcls.sinks.cells import printable
-from clipcls.sinks.durable import move
+from clipcls.sinks.durable import finished, lock, move
 from clipcls.sinks.resume import Written, read_written
 from clipcls.sinks.rows import rows_for
-from clipcls.sinks.runinfo import RunInfo, differences, read_run, timestamp, write_run
+from clipcls.sinks.runinfo import RunInfo, differences, read_run, run_path, timestamp, write_run
 
 
 def partial_path(output: Path) -> Path:
@@ -75,7 +76,8 @@ class FileSink(ResultSink):
         check_output(output, overwrite=overwrite, resume=resume)
         self._output = output
         self._partial = partial_path(output)
-        self._mode = "w" if overwrite or resume else "x"  # "x" lets only one of two runs that began together go on
+        self._goes_on = overwrite or resume
+        self._run_file_of = output
         self._run = replace(run, overwrite=overwrite)
         self._rows = rows_for(run.format, run.layout)
         self._stream: IO[str] | None = None
@@ -83,9 +85,14 @@ class FileSink(ResultSink):
         if resume:
             with _told(output):
                 self._take_up()
-        self.done = self._earlier.paths
+        self._done = self._earlier.paths
         self.failed_before = self._run.failed if self.already_complete else self._earlier.failed
         self._images, self._failed = self._earlier.images, self._earlier.failed
+
+    @property
+    def done(self) -> Counter[str]:
+        """See ``ResultSink.done``."""
+        return self._done
 
     @property
     def partial(self) -> Path | None:
@@ -117,10 +124,10 @@ class FileSink(ResultSink):
 
     def _take_up(self) -> None:
         """Finds the rows of an earlier run, if there are any, and makes sure that this run goes on with them."""
-        earlier = read_run(self._output)
         begun = _exists(self._partial) and self._partial.stat().st_size > 0
         if not begun and not _exists(self._output):
             return
+        earlier = (read_run(self._partial) if begun else None) or read_run(self._output)
         if earlier is None or not (begun or earlier.complete):
             raise OutputError(
                 f"nothing tells which run {_name(self._partial if begun else self._output)} is from; "
@@ -132,36 +139,58 @@ class FileSink(ResultSink):
                 "Ask for the same again, or start over with --overwrite"
             )
         if not begun:
+            if "-" in self._run.paths:
+                raise OutputError(
+                    f"{_name(self._output)} is complete, for whatever list was read then; --overwrite starts over"
+                )
             self.already_complete = True
             self._run = earlier
             return
         self._run = replace(self._run, created=earlier.created, overwrite=earlier.overwrite)
         self._refuse_to_replace()
         self._earlier = read_written(self._partial, self._rows)
-        if self._earlier.end:
-            self._mode = "r+"
 
     def _start(self) -> IO[str]:
         if self.already_complete:
             raise OutputError(f"{_name(self._output)} is complete already; --overwrite starts over")
-        self._stream = stream = self._partial.open(self._mode, encoding="utf-8", newline="")
-        write_run(self._output, self._run)
-        stream.truncate(self._earlier.end)
-        stream.seek(self._earlier.end)
-        if not self._earlier.end:
-            stream.write(self._rows.head())
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | (0 if self._goes_on else os.O_EXCL)
+        stream = os.fdopen(os.open(self._partial, flags, 0o666), "r+", encoding="utf-8", newline="")
+        try:
+            self._claim(stream)
+            # A file that is to be replaced keeps its own run file until then.
+            self._run_file_of = self._partial if _exists(self._output) else self._output
+            write_run(self._run_file_of, self._run)
+            stream.truncate(self._earlier.end)
+            stream.seek(self._earlier.end)
+            if not self._earlier.end:
+                stream.write(self._rows.head())
+        except BaseException:
+            stream.close()
+            raise
+        self._stream = stream
         return stream
 
+    def _claim(self, stream: IO[str]) -> None:
+        """Keep a second run, which was told to overwrite or resume the same file, from writing into this one's rows."""
+        try:
+            lock(stream)
+            free = os.path.samestat(os.fstat(stream.fileno()), os.stat(self._partial))
+        except (BlockingIOError, FileNotFoundError):
+            free = False
+        if not free:
+            raise OutputError(f"another run is writing {_name(self._output)}: wait for its end, or name another file")
+
     def _finish(self, stream: IO[str]) -> None:
-        with stream:
-            stream.flush()
-            os.fsync(stream.fileno())
-        self._refuse_to_replace()
-        move(self._partial, self._output)
+        with finished(stream):
+            self._refuse_to_replace()
+            # The run file first: were the end to come between the two, the rows could still be resumed.
+            whole = replace(self._run, complete=True, finished=timestamp(), images=self._images, failed=self._failed)
+            write_run(self._output, whole)
+            move(self._partial, self._output)
         self._stream = None
         self._earlier = Written()
-        whole = replace(self._run, complete=True, finished=timestamp(), images=self._images, failed=self._failed)
-        write_run(self._output, whole)
+        if self._run_file_of == self._partial:
+            run_path(self._partial).unlink(missing_ok=True)
 
     def _refuse_to_replace(self) -> None:
         if not self._run.overwrite and _exists(self._output):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,8 +19,8 @@ class Written:
 
     end: int = 0
     """Where the last of them ends, in bytes; 0 where not even the header is whole."""
-    paths: frozenset[str] = frozenset()
-    """As ``written_path`` gives them."""
+    paths: Counter[str] = field(default_factory=Counter)
+    """How many rows each path has; as ``written_path`` gives them."""
     images: int = 0
     failed: int = 0
 
@@ -38,7 +39,7 @@ def read_written(path: Path, rows: Rows) -> Written:
     """
     head = rows.head().encode()
     end = failed = images = 0
-    paths = set()
+    paths: Counter[str] = Counter()
     with path.open("rb") as file:
         for row in _whole_rows(file, quoted=rows.quoted):
             try:
@@ -47,7 +48,7 @@ def read_written(path: Path, rows: Rows) -> Written:
                         raise ValueError("another header")
                 else:
                     name, ok = rows.read(row.decode())
-                    paths.add(name)
+                    paths[name] += 1
                     images += 1
                     failed += not ok
             except ValueError as exc:
@@ -56,7 +57,7 @@ def read_written(path: Path, rows: Rows) -> Written:
                     "undo what changed the file, or start over with --overwrite"
                 ) from exc
             end += len(row)
-    return Written(end, frozenset(paths), images, failed)
+    return Written(end, paths, images, failed)
 
 
 def _whole_rows(file: BinaryIO, *, quoted: bool) -> Iterator[bytes]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from clipcls.errors import OutputError
 from clipcls.records import Activation
@@ -65,6 +66,8 @@ class RunInfo:
     """Absolute folder that relative paths start from."""
     paths: tuple[str, ...]
     """What was asked for, as it was typed."""
+    selection: dict[str, Any] = field(default_factory=dict)
+    """The options that choose among the images behind the paths."""
     overwrite: bool = False
     """Whether an earlier result file was to be replaced; kept, so that a resumed run need not ask again."""
     created: str = field(default_factory=timestamp)
@@ -136,6 +139,9 @@ def differences(then: RunInfo, now: RunInfo) -> list[str]:
         old, new = getattr(then, name), getattr(now, name)
         if old != new:
             found.append(_differ(name.replace("_", " "), [str(old)], [str(new)]))
+    for name in {**then.selection, **now.selection}:
+        if then.selection.get(name) != now.selection.get(name):
+            found.append(_differ(name, [str(then.selection.get(name))], [str(now.selection.get(name))]))
     if then.paths != now.paths:
         found.append(_differ("paths", then.paths, now.paths))
     return found
