@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
+CHINESE = (ROOT / "README.zh.md").read_text("utf-8")
 BLOCK = re.compile(r"(<!-- needs a network -->\n)?```(\w+)\n(.*?)```\n", re.DOTALL)
 BLOCKS = [(language, text, bool(network)) for network, language, text in BLOCK.findall(README)]
 COMMANDS = [
@@ -52,7 +53,7 @@ def run(command: str, folder: Path, environment: dict[str, str]) -> subprocess.C
 
 def test_there_are_commands_to_run() -> None:
     assert len(COMMANDS) >= 12
-    assert sum("-m venv" in text for language, text, _ in BLOCKS if language == "sh") == 2
+    assert sum("-m venv" in text for language, text, network in BLOCKS if language == "sh" and not network) == 2
 
 
 def test_every_command_works(checkout: Path, environment: dict[str, str]) -> None:
@@ -103,3 +104,15 @@ def test_links_lead_somewhere() -> None:
     for page in ("README.md", "README.zh.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text("utf-8")):
             assert (ROOT / target).exists(), f"{page}: {target}"
+
+
+def test_the_chinese_page_shows_the_same_commands() -> None:
+    def commands(page: str) -> set[str]:
+        return {
+            re.sub(r"[A-Za-z\u4e00-\u9fff]+(,[\w]+)+", "LABELS", line)
+            for _, language, text in BLOCK.findall(page)
+            if language == "sh"
+            for line in text.splitlines()
+        }
+
+    assert commands(CHINESE) == commands(README)
