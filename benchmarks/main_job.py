@@ -153,7 +153,7 @@ def of_warm(bench: Bench) -> Iterator[Row]:
     yield Row(f"{PHOTOGRAPHS:,} images, computed", cold.seconds, "s")
     runs = [(run(*to_file), run(*to_pipe, pipe=True)) for _ in range(REPEATS)]
     for what, column in zip(("a file", "a pipe"), zip(*runs, strict=True), strict=True):
-        assert all(f"{PHOTOGRAPHS} from the cache" in process.stderr for process in column)
+        assert all(f" {PHOTOGRAPHS} from the cache" in process.stderr for process in column)
         seconds = sorted(process.seconds for process in column)
         what = f"{PHOTOGRAPHS:,} images, cached, CSV to {what}, median"
         yield Row(what, median(seconds), "s", at_most=0.6, note=f"best {seconds[0]:.3f} s")
@@ -165,7 +165,7 @@ def of_memory(bench: Bench) -> Iterator[Row]:
         peaks = []
         for count in (FEW, MANY):
             done = run(*classify(bench.pictures(count, SMALL_MEGAPIXELS), bench.folder / "memory.csv"))
-            assert f"{count if how == 'cached' else 0} from the cache" in done.stderr
+            assert f" {count if how == 'cached' else 0} from the cache" in done.stderr
             peaks.append(done.megabytes)
             yield Row(f"{count:,} images, {how}, peak", peaks[-1], "MB", note=f"{done.seconds:.1f} s")
         yield Row(f"  {MANY:,} against {FEW:,}", peaks[1] / peaks[0], "", at_most=1.1)

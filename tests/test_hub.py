@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -178,11 +179,13 @@ def test_trouble_with_the_hub_is_told_in_one_line(
 
 
 def told(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """Whether a command ended with one clear line and exit code 4."""
+    """Whether a command ended with one clear line and exit code 4, after saying whom it asks."""
     assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    *asked, line = done.stderr.splitlines()
+    assert all(re.fullmatch(r"getting \S+ from http://\S+", notice) for notice in asked), done.stderr
+    assert line.startswith("error: "), done.stderr
     for word in words:
-        assert word in done.stderr
+        assert word in line
 
 
 def test_no_hub_within_reach(hub: Hub, person: Person) -> None:
