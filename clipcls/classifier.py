@@ -55,7 +55,7 @@ class Classifier:
             model: ``starter``, open_clip's ``ARCH/TAG``, ``hf-hub:org/repo``, ``local-dir:FOLDER`` or a folder.
             device: auto, cpu, cuda, cuda:N or mps.
             cache: whether to keep embeddings in the user's cache folder; or the folder to keep them in.
-            batch_size: images in one pass of the image tower.
+            batch_size: images in one pass of the image tower; by default what suits the device.
             workers: threads that read and decode images.
 
         Raises:

@@ -32,7 +32,6 @@ from clipcls.store.absent import NoStore
 from clipcls.tower import Tower, await_result
 
 PRECISION = "fp32"
-BATCH_SIZE = 32
 _TEXT_BATCH = 64
 _CHUNK = 256
 """Images that are looked up in the store in one go."""
@@ -64,7 +63,7 @@ class Embedder:
         model: any spec that ``load_encoder`` takes.
         device: auto, cpu, cuda, cuda:N or mps.
         store: where embeddings are kept; it is closed with the embedder.
-        batch_size: images in one pass of the image tower.
+        batch_size: images in one pass of the image tower; None takes what suits the device.
         workers: loader threads; None takes as many as there are cores at hand.
 
     Raises:
@@ -83,7 +82,7 @@ class Embedder:
         self.spec = parse_spec(model)
         self._info: EncoderInfo | None = None
         self._tower = Tower(self._load)
-        self._batch_size = batch_size or BATCH_SIZE
+        self._batch_size = batch_size
         self._workers = workers or _cores()
         self.store = store or NoStore()
 
@@ -193,12 +192,12 @@ class _ImageRun:
         tower: Tower,
         store: Store | NoStore,
         fingerprint: str,
-        batch_size: int,
+        batch_size: int | None,
         workers: int,
     ) -> None:
         self._refs, self._exhausted = iter(refs), False
         self._tower, self._store, self._fingerprint = tower, store, fingerprint
-        self._batch_size, self._ahead = batch_size, 2 * batch_size + workers
+        self._asked_batch_size, self._workers = batch_size, workers
         self._loaders = ThreadPoolExecutor(workers, "clipcls-loader")
         self._order: deque[_Slot] = deque()
         """Every slot that has not been handed on."""
@@ -214,6 +213,15 @@ class _ImageRun:
         """Files that the store has not been told of."""
         self._digested_since = 0
         """When the first of them was read."""
+
+    @property
+    def _batch_size(self) -> int:
+        return self._asked_batch_size or self._tower.batch_size()
+
+    @property
+    def _ahead(self) -> int:
+        """How many images may be in the loaders' hands, or ready and waiting for the tower."""
+        return 2 * self._batch_size + self._workers
 
     def blocks(self) -> Iterator[list[Embedded | Failure]]:
         """Results in input order, in blocks of as many as are ready."""

@@ -39,7 +39,7 @@ class Settings:
     prompts: tuple[str, ...] = ()
     """Prompt sets, files or templates; empty lets each label's script choose."""
     batch_size: int = 0
-    """Images in one pass of the image tower; 0 means the default."""
+    """Images in one pass of the image tower; 0 means what suits the device."""
     workers: int = 0
     """Threads that read and decode images; 0 takes the cores at hand."""
     cache_dir: str = ""

@@ -40,6 +40,11 @@ class Tower:
                 self._loading = self._submit(self._load)
             return self._loading
 
+    def batch_size(self) -> int:
+        """How many images at once suit the model's device; while it is not loaded, few."""
+        loading = self._loading
+        return loading.result().batch_size if loading and loading.done() and not loading.exception() else 8
+
     def images(self, batch: Sequence[Any]) -> Future[Vectors]:
         """The embeddings of preprocessed images, once the tower comes to them: float32 [n, D], unit rows."""
         return self._submit(self._within_memory, "images", batch)

@@ -22,6 +22,7 @@ class FakeEncoder:
     """Counts what it is asked; slow, forgetful or broken on request."""
 
     image_size = 8
+    batch_size = 8
 
     def __init__(
         self,

@@ -23,6 +23,9 @@ class Encoder(Protocol):
     image_size: int
     """Shorter side in pixels that the image tower looks at; decoding need not deliver much more."""
 
+    batch_size: int
+    """How many images at once suit the device, where nobody says otherwise."""
+
     def preprocess(self, image: Image.Image) -> Any:
         """One upright RGB picture as the image tower's input; called in loader threads."""
         ...

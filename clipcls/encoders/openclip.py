@@ -51,6 +51,8 @@ class OpenClipEncoder:
 
     def __init__(self, spec: ModelSpec, files: ModelFiles, device: str, digest: Callable[[Path], str]) -> None:
         self._device = resolve_device(device)
+        # On a CPU larger batches only take memory: a convolutional tower is twice as fast with 4 or 8 as with 32.
+        self.batch_size = 8 if self._device.type == "cpu" else 64
         try:
             with device_errors():
                 self._model = _create(files).eval().requires_grad_(False).to(self._device)
