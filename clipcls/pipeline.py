@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,17 +20,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clipcls.cores import cores
 from clipcls.decode import decode, decode_version
 from clipcls.encoders import file_digest, load_encoder
 from clipcls.encoders.base import Encoder, Vectors
-from clipcls.encoders.spec import ENCODER_VERSION, parse_spec
+from clipcls.encoders.spec import ENCODER_VERSION, PRECISION, parse_spec
 from clipcls.errors import DecodeError, ModelError
 from clipcls.records import EncoderInfo, Failure, FileStamp, ImageRef, TokenCount
 from clipcls.store import Store
 from clipcls.store.absent import NoStore
 from clipcls.tower import Tower, await_result
 
-PRECISION = "fp32"
 _TEXT_BATCH = 64
 _CHUNK = 256
 """Images that are looked up in the store in one go."""
@@ -83,7 +82,7 @@ class Embedder:
         self._info: EncoderInfo | None = None
         self._tower = Tower(self._load)
         self._batch_size = batch_size
-        self._workers = workers or _cores()
+        self._workers = workers or cores()
         self.store = store or NoStore()
 
     def close(self) -> None:
@@ -366,7 +365,3 @@ class _ImageRun:
 def _usable(vectors: Vectors) -> npt.NDArray[np.bool_]:
     """Which rows are unit vectors; NaN and zero come of damaged weights or of overflow."""
     return np.asarray(np.abs(np.linalg.norm(vectors, axis=-1) - 1.0) < 0.01)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -26,7 +26,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_holds_what_the_command_needs(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    for name in ("py.typed", "starter/open_clip_model.safetensors", "starter/tokenizer.json", "starter/README.md"):
+    for name in (
+        "py.typed",
+        "starter/open_clip_model.safetensors",
+        "starter/tokenizer.json",
+        "starter/image.onnx",
+        "starter/text.onnx",
+        "starter/README.md",
+    ):
         assert f"clipcls/{name}" in names
     assert {f"clipcls/_prompts/{name}.toml" for name in shipped_names()} <= names
     top = {name.split("/")[0] for name in names}

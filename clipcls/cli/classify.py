@@ -221,7 +221,7 @@ def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"clipcls": __version__}
-    for name in ("open_clip_torch", "torch", "transformers", "pillow", "numpy"):
+    for name in ("open_clip_torch", "torch", "transformers", "onnxruntime", "tokenizers", "pillow", "numpy"):
         with suppress(PackageNotFoundError):  # another build may go by another name
             versions[name] = version(name)
     return versions

@@ -1,9 +1,13 @@
-"""Everything that computes embeddings: the only package that imports torch, and only inside ``load_encoder``."""
+"""Everything that computes embeddings: the only package that imports torch or ONNX Runtime, inside ``load_encoder``.
+
+A folder that holds its towers' graphs is run by ONNX Runtime, and torch is not imported; any other model by torch.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +31,9 @@ def load_encoder(
 ) -> tuple[Encoder, tuple[FileStamp, ...]]:
     """Load a model; the door that keeps torch out of everything that does not need it.
 
+    A model with graphs for ONNX Runtime goes there unless a device is asked for that torch alone has: to ask torch
+    whether there is one takes longer than many an answer.
+
     Args:
         model: ``starter``, ``ARCH/TAG``, ``hf-hub:org/repo``, ``local-dir:FOLDER`` or a folder.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -44,6 +51,12 @@ def load_encoder(
     spec = parse_spec(model)
     files = locate(spec)
     watched = files.watched()  # before the files are read, so that a change meanwhile is noticed
+
+    if files.graphs and device in ("auto", "cpu"):
+        with suppress(ImportError):  # not installed, or its libraries do not load on this system
+            from clipcls.encoders.onnx import OnnxEncoder
+
+            return OnnxEncoder(spec, files, digest), watched
 
     from clipcls.encoders.openclip import OpenClipEncoder
 

@@ -8,12 +8,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clipcls.errors import OutOfMemory
 from clipcls.records import EncoderInfo, TokenCount
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Vectors = npt.NDArray[np.float32]
+
+_NO_MEMORY = ("out of memory", "allocate memory", "alloc_failed", "bad_alloc", "bad allocation")
+"""CUDA, MPS and the system, the allocators of torch and ONNX Runtime, the CUDA libraries, C++."""
+
+
+def out_of_memory(exc: Exception, *kinds: type[Exception]) -> OutOfMemory | None:
+    """What to raise instead of a library's exception if it is of such a kind, or says so; else None."""
+    if isinstance(exc, (MemoryError, *kinds)) or any(sign in str(exc).lower() for sign in _NO_MEMORY):
+        return OutOfMemory("out of memory: use a smaller --batch-size or --device cpu")
+    return None
 
 
 class Encoder(Protocol):

@@ -7,10 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from clipcls.errors import DeviceError, OutOfMemory
-
-_NO_MEMORY = ("out of memory", "allocate memory", "alloc_failed")
-"""CUDA, MPS and the system, the CPU's allocator, and the CUDA libraries."""
+from clipcls.encoders.base import out_of_memory
+from clipcls.errors import DeviceError
 
 
 def resolve_device(asked: str) -> torch.device:
@@ -39,11 +37,10 @@ def device_errors() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as exc:
-        text = str(exc).lower()
-        if isinstance(exc, (torch.OutOfMemoryError, MemoryError)) or any(sign in text for sign in _NO_MEMORY):
+        if smaller := out_of_memory(exc, torch.OutOfMemoryError):
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            raise OutOfMemory("out of memory: use a smaller --batch-size or --device cpu") from exc
-        if "cuda error" in text:
+            raise smaller from exc
+        if "cuda error" in str(exc).lower():
             raise DeviceError(f"the GPU failed: {str(exc).splitlines()[0]}; use --device cpu") from exc
         raise

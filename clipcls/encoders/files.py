@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.util
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipcls.encoders.spec import CONFIG_NAME, ENCODER_VERSION, ModelSpec
+from clipcls.encoders.spec import CONFIG_NAME, ENCODER_VERSION, PRECISION, ModelSpec
 from clipcls.errors import ModelError
-from clipcls.records import FileStamp
+from clipcls.records import EncoderInfo, FileStamp
 
 Config = dict[str, Any]
 
-_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+WEIGHTS = "open_clip_model.safetensors"
+"""The checkpoint that open_clip prefers, and the only one that graphs point into."""
+GRAPHS = ("image.onnx", "text.onnx")
+"""The towers of a folder that was traced (recipes/starter/trace.py)."""
+FINGERPRINT_KEY = "clipcls.fingerprint"
+"""In a graph's metadata: the fingerprint of the model that it was traced from."""
+_WEIGHTS = (WEIGHTS, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 _PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 
 TEXT_CONFIG = "config.json"
@@ -54,11 +62,44 @@ class ModelFiles:
     """Folder with a Hugging Face tokenizer; None means CLIP's own BPE."""
     landmarks: tuple[Path, ...]
     """What else changes when another model takes this one's place."""
+    graphs: tuple[Path, Path] | None = None
+    """Image and text tower for ONNX Runtime, beside the weights that they point into; None where they are not."""
 
     @property
     def weights_by_name(self) -> bool:
         """Whether open_clip must be told the checkpoint and its preprocessing; in a folder it finds them."""
         return not self.name.startswith("local-dir:")
+
+    def describe(
+        self, spec: ModelSpec, digest: Callable[[Path], str], *, dim: int, logit_scale: float, logit_bias: float | None
+    ) -> EncoderInfo:
+        """What scoring needs to know of the model, whatever runs it.
+
+        Args:
+            spec: the model's name.
+            digest: the SHA-256 of a file in hex.
+            dim: length of an embedding.
+            logit_scale: as in the checkpoint, exponentiated.
+            logit_bias: as in the checkpoint; None where the model has none.
+
+        Raises:
+            ModelError: scale or bias cannot be meant.
+        """
+        # A bias that the checkpoint lacks open_clip sets to exactly 0, and every probability would be near 0.5 or 1.
+        usable_bias = logit_bias is None or (math.isfinite(logit_bias) and logit_bias != 0)
+        if not math.isfinite(logit_scale) or not usable_bias:
+            raise ModelError(f"cannot load the model {spec.given}: its weights hold no usable logit scale or bias")
+        english = self.tokenizer_folder is None  # CLIP's BPE was learned from English text
+        return EncoderInfo(
+            spec=spec.given,
+            fingerprint=self.fingerprint(PRECISION, digest),
+            precision=PRECISION,
+            dim=dim,
+            logit_scale=logit_scale,
+            logit_bias=logit_bias,
+            activation="softmax" if logit_bias is None else "sigmoid",
+            languages=spec.languages or (("en",) if english else ()),
+        )
 
     def fingerprint(self, precision: str, digest: Callable[[Path], str]) -> str:
         """Identity of what is computed: weights, configuration, preprocessing, tokenizer, precision, code version."""
@@ -115,7 +156,13 @@ def _in_folder(folder: Path) -> ModelFiles:
         tokenizer_folder=_tokenizer_folder(text_cfg.get("hf_tokenizer_name"), own=folder),
         # A file that is added to a folder changes the folder's own time.
         landmarks=(folder, folder / CONFIG_NAME),
+        graphs=_graphs(folder),
     )
+
+
+def _graphs(folder: Path) -> tuple[Path, Path] | None:
+    image, text = (folder / name for name in GRAPHS)
+    return (image, text) if image.is_file() and text.is_file() and (folder / WEIGHTS).is_file() else None
 
 
 def _on_hub(repo: str) -> ModelFiles:
@@ -224,12 +271,22 @@ def _describes_text_tower(config: Path) -> bool:
     Models made for transformers as well have a config.json that describes both towers; and one of an unknown type
     might bring code of its own.
     """
-    from open_clip.hf_configs import arch_dict
-
     try:
-        return json.loads(config.read_text(encoding="utf-8"))["model_type"] in arch_dict
+        return json.loads(config.read_text(encoding="utf-8"))["model_type"] in _text_towers()
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
+
+
+def _text_towers() -> Container[str]:
+    """The types of text tower that open_clip can build: its own table, without the package, which imports torch."""
+    package = importlib.util.find_spec("open_clip")
+    assert package and package.origin
+    spec = importlib.util.spec_from_file_location("hf_configs", Path(package.origin).with_name("hf_configs.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    towers: Container[str] = module.arch_dict
+    return towers
 
 
 def _read_config(path: Path) -> tuple[Config, Config]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import pickle
 import textwrap
 import traceback
@@ -24,7 +23,7 @@ from clipcls.encoders.devices import device_errors, resolve_device
 from clipcls.encoders.files import ModelFiles
 from clipcls.encoders.spec import ModelSpec
 from clipcls.errors import ClipclsError, ModelError
-from clipcls.records import EncoderInfo, TokenCount
+from clipcls.records import TokenCount
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,7 +57,15 @@ class OpenClipEncoder:
                 self._model = _create(files).eval().requires_grad_(False).to(self._device)
             self._tokenizer = _tokenizer(files)
             self._prepare_images()
-            self.info = self._describe(spec, files, digest)
+            bias = self._model.logit_bias
+            self.info = files.describe(
+                spec,
+                digest,
+                # A tokenizer and a text tower that do not fit each other fail here.
+                dim=self.encode_texts([_PROBE]).shape[1],
+                logit_scale=self._model.logit_scale.exp().item(),
+                logit_bias=None if bias is None else bias.item(),
+            )
         except ClipclsError:
             raise
         except Exception as exc:
@@ -112,24 +119,6 @@ class OpenClipEncoder:
         self._mean = torch.tensor(_normalize.mean, device=self._device).view(3, 1, 1)
         self._std = torch.tensor(_normalize.std, device=self._device).view(3, 1, 1)
         self.image_size = int(np.max(cfg.size))
-
-    def _describe(self, spec: ModelSpec, files: ModelFiles, digest: Callable[[Path], str]) -> EncoderInfo:
-        scale, bias = self._model.logit_scale.exp().item(), self._model.logit_bias
-        # A bias that the checkpoint lacks open_clip sets to exactly 0, and every probability would be near 0.5 or 1.
-        if not math.isfinite(scale) or (bias is not None and (not math.isfinite(bias) or bias == 0)):
-            raise ModelError(f"cannot load the model {spec.given}: its weights hold no usable logit scale or bias")
-        english = isinstance(self._tokenizer, SimpleTokenizer)  # CLIP's BPE was learned from English text
-        return EncoderInfo(
-            spec=spec.given,
-            fingerprint=files.fingerprint("fp32", digest),
-            precision="fp32",
-            # A tokenizer and a text tower that do not fit each other fail here.
-            dim=self.encode_texts([_PROBE]).shape[1],
-            logit_scale=scale,
-            logit_bias=None if bias is None else bias.item(),
-            activation="softmax" if bias is None else "sigmoid",
-            languages=spec.languages or (("en",) if english else ()),
-        )
 
 
 def _create(files: ModelFiles) -> Any:

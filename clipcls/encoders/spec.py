@@ -12,6 +12,9 @@ from clipcls.errors import ModelError
 ENCODER_VERSION = "oc1"
 """Part of every fingerprint: raised when the code that computes embeddings changes them."""
 
+PRECISION = "fp32"
+"""What the towers compute in."""
+
 STARTER = "starter"
 STARTER_FOLDER = Path(__file__).parent.parent / "starter"
 CONFIG_NAME = "open_clip_config.json"
