@@ -22,7 +22,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -61,7 +61,7 @@ class Row:
     def __str__(self) -> str:
         bars = [f"{sign} {bar:g}" for sign, bar in (("<=", self.at_most), (">=", self.at_least)) if bar is not None]
         verdict = ("MISSED" if self.missed else "ok") if bars else ""
-        return f"{self.what:<42}{self.value:>9.4g} {self.unit:<9}{''.join(bars):<9}{verdict:<7}{self.note}".rstrip()
+        return f"{self.what:<42}{self.value:>9.4g} {self.unit:<9}{''.join(bars):<11}{verdict:<7}{self.note}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -254,16 +254,17 @@ def machine() -> dict[str, str]:
         "cpu": f"{name}, {CORES} cores",
         "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "python": platform.python_version(),
-    } | {package: version(package) for package in ("clipcls", "torch", "open_clip_torch", "numpy", "pillow")}
+    } | {
+        package: version(package)
+        for package in ("clipcls", "torch", "open_clip_torch", "onnxruntime", "numpy", "pillow")
+    }
 
 
-PARTS = {"help": of_help, "warm": of_warm, "memory": of_memory, "throughput": of_throughput}  # torch comes last
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", default="all", choices=[*PARTS, "all"])
-    parser.add_argument("--images", type=int, default=PHOTOGRAPHS, help="how many photographs for the throughput")
+def main(parts: Mapping[str, Callable[[Bench], Iterator[Row]]], description: str, images: int = PHOTOGRAPHS) -> int:
+    """Measure what the command line asks for, and print it; 1 if a bar is missed."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", nargs="?", default="all", choices=[*parts, "all"])
+    parser.add_argument("--images", type=int, default=images, help="how many photographs for the throughput")
     parser.add_argument("--rounds", type=int, default=5, help="in how many turns")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to put the figures too")
     options = parser.parse_args()
@@ -273,10 +274,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="clipcls-") as folder:
         os.environ["CLIPCLS_CACHE_DIR"] = str(Path(folder, "cache"))
         bench = Bench(Path(folder), options.images, options.rounds)
-        for part in PARTS if options.part == "all" else [options.part]:
+        for part in parts if options.part == "all" else [options.part]:
             print(f"\n{part}")
             table[part] = []
-            for row in PARTS[part](bench):
+            for row in parts[part](bench):
                 print(row, flush=True)
                 table[part].append(row)
     if options.json:
@@ -286,4 +287,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    # torch comes last
+    parts = {"help": of_help, "warm": of_warm, "memory": of_memory, "throughput": of_throughput}
+    raise SystemExit(main(parts, str(__doc__)))
