@@ -1,0 +1,353 @@
+"""Make the starter model from public ingredients.
+
+    python recipes/starter/build.py --data DIR --out DIR
+
+DIR of --data holds the pictures and the Chinese wordnet; the packages are downloaded where it lacks them. OUT/model is
+the shipped folder, OUT/figures.json what was measured on the way, OUT/stages what a second run need not make again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # two kinds of threads share the cores
+
+import concepts
+import e5
+import export
+import image_head
+import image_tower
+import ingredients
+import lexicon
+import measures
+import open_clip
+import text_tower
+import torch
+import vocabulary
+from lexicon import Name
+from pictures import read, reports
+from stages import Stages
+from torch import Tensor
+from torch.nn.functional import normalize
+
+import prompts
+
+PIECES = 22500
+OTHER_CONCEPTS = 8000
+HELD_OUT_STEPS = 1500
+FINAL_STEPS = 900
+HEAD_STEPS = 900
+PLAIN = ("clean", "flip", "crop0", "crop1", "crop2", "crop3")
+ROUGH = ("soft0", "odd0", "soft1", "odd1", "soft2", "odd2", "soft3", "odd3", "soft4", "odd4")
+VIEWS = {
+    "imagenet-samples": (*PLAIN, *ROUGH),
+    "caltech-101": ("clean", "flip", "crop0", "crop1", "soft0", "soft1", "soft2", "odd0", "odd1"),
+    "groceries": ("clean", "flip", "crop0", "crop1", "soft0", "soft1", "soft2", "odd0", "odd1"),
+}
+CHOOSE_VIEWS = ("clean", "small")
+DRAWS = (107, 108, 109)
+"""Seeds of the draws of 150 classes that are kept unknown and reported; other draws (7, 8, 9) chose the recipe."""
+
+
+@dataclass(slots=True)
+class Bench:
+    """What all stages share."""
+
+    paths: dict[ingredients.Ingredient, Path]
+    stages: Stages
+    seed: int
+    fraction: float
+    wordnet: lexicon.WordNet
+    offsets: list[str]
+    classes: dict[str, Name]
+    folders: dict[str, dict[str, Name]]
+
+    def steps(self, full: int) -> int:
+        return max(2, round(full * self.fraction))
+
+    @property
+    def data(self) -> Path:
+        return self.paths[ingredients.PICTURES[0]].parent
+
+
+def build(data: Path, out: Path, seed: int, fraction: float) -> None:
+    """Make everything, from the ingredients to OUT/model and OUT/figures.json."""
+    torch.manual_seed(seed)
+    bench = _prepare(data, out, seed, fraction)
+    made = _vocabulary(bench)
+    trunk = image_tower.trunk(bench.paths[ingredients.IMAGES])
+    seen = _pictures(bench, trunk)
+    taught, meanings = _meanings(bench, made)
+    draws = [draw(seed) for seed in DRAWS]
+    unknown = frozenset().union(*draws)
+    goals = _targets(bench, trunk, taught, meanings, unknown)
+
+    tower = text_tower.TextTower(_start(bench, made), made["tokenizer"])
+    _teach(bench, tower, "text-held-out", HELD_OUT_STEPS, taught, goals.concepts, unknown)
+    figures: dict[str, Any] = {"seed": seed, "steps": fraction}
+    figures["unknown"] = _unknown_classes(bench, trunk, tower, goals, seen, draws)
+    _teach(bench, tower, "text-final", FINAL_STEPS, taught, goals.concepts, frozenset())
+
+    bank = _bank(bench, tower)
+    stranger = _head(bench, trunk, goals, bank, seen, "head-without-caltech", ("groceries",))
+    head = _head(bench, trunk, goals, bank, seen, "head-final", ("caltech-101", "groceries"))
+    scale, figures["scale"] = measures.fit_scale(_answers(bench, tower, (stranger, head), seen, reporting=False))
+    figures["caltech unknown"] = _caltech(bench, tower, stranger, seen)
+    export.write(out / "model", trunk, head, tower, scale)
+    (out / "figures.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _prepare(data: Path, out: Path, seed: int, fraction: float) -> Bench:
+    paths = ingredients.gather(data, out / "ingredients")
+    english = ingredients.unpack_deb(paths[ingredients.WORDNET], out / "ingredients" / "wordnet")
+    wordnet = lexicon.read_wordnet(english, paths[ingredients.CHINESE[0]].parent)
+    offsets = [picture.folder[1:] for picture in read(paths[ingredients.PICTURES[0]].parent, "imagenet-samples")]
+    classes = lexicon.imagenet_names(offsets, wordnet, open_clip.IMAGENET_CLASSNAMES)
+    folders = {collection: lexicon.folder_names(collection) for collection in ("caltech-101", "groceries")}
+    return Bench(paths, Stages(out / "stages", say), seed, fraction, wordnet, offsets, classes, folders)
+
+
+def say(text: str) -> None:
+    """Tell how far it is, on stderr."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def draw(seed: int) -> frozenset[int]:
+    """150 classes of ImageNet to be kept unknown, none of those that have a double under another name."""
+    doubles = {435, 461, 482, 524, 540, 620, 638, 639, 657, 664, 681, 744, 782, 836, 837, 848, 876}
+    return frozenset(random.Random(seed).sample([i for i in range(1000) if i not in doubles], 150))
+
+
+def _vocabulary(bench: Bench) -> dict[str, Any]:
+    def make() -> dict[str, Any]:
+        names = [*bench.classes.values(), *(name for own in bench.folders.values() for name in own.values())]
+        must = [text for name in names for text in (*name.english, *name.chinese)]
+        must += [word for pair in lexicon.word_pairs() for word in pair] + lexicon.common_chinese()
+        must += [template.replace("{}", "x") for template in (*prompts.ENGLISH, *prompts.CHINESE)]
+        must += [template("x") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
+        model = e5.read(bench.paths[ingredients.TEXTS])
+        chosen = vocabulary.choose(model, bench.wordnet, must, PIECES)
+        return {"tokenizer": chosen.tokenizer, "kept": chosen.kept, "born": chosen.born, "mask": chosen.mask}
+
+    return bench.stages.run("vocabulary", make, pieces=PIECES)
+
+
+def _start(bench: Bench, made: dict[str, Any]) -> dict[str, Tensor]:
+    """e5's tensors with the smaller embedding table."""
+    tensors = e5.read(bench.paths[ingredients.TEXTS]).tensors
+    words = "embeddings.word_embeddings.weight"
+    return tensors | {words: vocabulary.Vocabulary(**made).table(tensors[words], bench.seed)}
+
+
+def _pictures(bench: Bench, trunk: torch.nn.Module) -> dict[str, Tensor]:
+    """Pooled features: float32 [views, pictures, 1280] of every collection, and of the pictures to choose by."""
+    jobs = [(collection, "", VIEWS[collection]) for collection in ("imagenet-samples",)]
+    jobs += [(collection, "train", VIEWS[collection]) for collection in bench.folders]
+    jobs += [(collection, "choose", CHOOSE_VIEWS) for collection in bench.folders]
+    found = {}
+    for collection, part, views in jobs:
+        name = f"{collection}-{part}".rstrip("-")
+
+        def make(collection: str = collection, part: str = part, views: Sequence[str] = views) -> Tensor:
+            return torch.from_numpy(image_tower.features(trunk, read(bench.data, collection, part), views, bench.seed))
+
+        found[name] = bench.stages.run(f"pictures-{name}", make, views=views, seed=bench.seed)
+    return found
+
+
+def _meanings(bench: Bench, made: dict[str, Any]) -> tuple[list[concepts.Concept], Tensor]:
+    """The concepts, and e5's whitened meaning of each: float32 [concepts, 384], unit rows."""
+    chance = random.Random(bench.seed)
+    taught = concepts.choose(
+        bench.wordnet, bench.classes, OTHER_CONCEPTS, [chance.random() for _ in bench.wordnet.synsets]
+    )
+
+    def make() -> Tensor:
+        return concepts.meanings(e5.read(bench.paths[ingredients.TEXTS]), taught, bench.classes, bench.seed)
+
+    return taught, bench.stages.run("meanings", make, others=OTHER_CONCEPTS, seed=bench.seed)
+
+
+def _targets(
+    bench: Bench, trunk: torch.nn.Module, taught: list[concepts.Concept], meanings: Tensor, unknown: frozenset[int]
+) -> concepts.Targets:
+    """Places of all concepts, fitted to the classes that are never kept unknown."""
+
+    def make() -> dict[str, Tensor]:
+        known = [number for number in range(len(bench.offsets)) if number not in unknown]
+        places = concepts.positions(bench.wordnet, taught, [bench.offsets[number] for number in known])
+        row = {concept.offset: number for number, concept in enumerate(taught)}
+        weights = trunk.classifier.weight.detach()
+        made = concepts.targets(meanings, places, weights, [row[offset] for offset in bench.offsets], known)
+        return {"concepts": made.concepts, "classes": made.classes}
+
+    depends = {"draws": DRAWS, "seed": bench.seed, "others": OTHER_CONCEPTS, "choices": concepts.CHOICES}
+    return concepts.Targets(**bench.stages.run("targets", make, **depends))
+
+
+def _teach(
+    bench: Bench, tower: text_tower.TextTower, name: str, steps: int, taught: list[concepts.Concept], places: Tensor,
+    unknown: frozenset[int],
+) -> None:  # fmt: skip
+    """Train the tower on every name but those of the unknown classes; it goes on from where it is."""
+    steps = bench.steps(steps)
+
+    def make() -> dict[str, Tensor]:
+        hidden = frozenset(bench.offsets[number] for number in unknown)
+        texts = text_tower.corpus(bench.wordnet, taught, places, bench.classes, lexicon.word_pairs(), hidden)
+        if unknown:
+            text_tower.start_projection(tower, texts, bench.seed)
+        text_tower.train(
+            tower, texts, steps, bench.seed, report=lambda step, cosine: say(f"  step {step}: cosine {cosine:.4f}")
+        )
+        return tower.state_dict()
+
+    depends = {"steps": [bench.steps(HELD_OUT_STEPS), steps][: 1 if unknown else 2], "layers": text_tower.LAYERS}
+    state = bench.stages.run(name, make, draws=DRAWS, seed=bench.seed, choices=concepts.CHOICES, **depends)
+    tower.load_state_dict(state)
+
+
+def _bank(bench: Bench, tower: text_tower.TextTower) -> dict[str, Tensor]:
+    """Eight prompts of every name, four in each language: float32 [names, 8, 384] for each collection."""
+    named = {"imagenet-samples": list(bench.classes.values())}
+    named |= {collection: _labels(own) for collection, own in bench.folders.items()}
+    return {collection: _bank_of(tower, names) for collection, names in named.items()}
+
+
+def _labels(folders: dict[str, Name]) -> list[Name]:
+    """The different names of a data set's folders, two of which may share one."""
+    return sorted(set(folders.values()), key=lambda name: name.english)
+
+
+def _bank_of(tower: text_tower.TextTower, names: Sequence[Name]) -> Tensor:
+    texts = []
+    for number, name in enumerate(names):
+        for own, templates in ((name.english, prompts.ENGLISH), (name.chinese, prompts.CHINESE)):
+            for i in range(4):
+                template = "{}" if i == 0 else templates[(3 * number + i) % len(templates)]
+                texts.append(template.replace("{}", own[i % len(own)]))
+    return tower.encode(texts).unflatten(0, (len(names), 8))
+
+
+def _head(
+    bench: Bench, trunk: torch.nn.Module, goals: concepts.Targets, bank: dict[str, Tensor], seen: dict[str, Tensor],
+    name: str, collections: Iterable[str], unknown: frozenset[int] = frozenset(),
+) -> image_head.Head:  # fmt: skip
+    """A head taught with the ImageNet samples and these collections, without whatever shows an unknown class."""
+    known = torch.tensor([number for number in range(len(bench.offsets)) if number not in unknown])
+    own = normalize(bank["imagenet-samples"].mean(1), dim=1)
+    classifier = image_head.Classifier(
+        trunk.classifier.weight.detach()[known],
+        trunk.classifier.bias.detach()[known],
+        normalize(goals.classes[known] + own[known], dim=1),
+    )
+    albums = [image_head.Album(seen["imagenet-samples"][:, known], len(PLAIN), torch.arange(len(known)))]
+    vectors = [bank["imagenet-samples"][known]]
+    for collection in collections:
+        labels = _labels(bench.folders[collection])
+        kept, classes = [], []
+        for row, picture in enumerate(read(bench.data, collection, "train")):
+            name_ = bench.folders[collection][picture.folder]
+            if not _shows(bench, name_, unknown):
+                kept.append(row)
+                classes.append(sum(map(len, vectors)) + labels.index(name_))
+        albums.append(image_head.Album(seen[f"{collection}-train"][:, kept], 4, torch.tensor(classes)))
+        vectors.append(bank[collection])
+
+    def make() -> dict[str, Tensor]:
+        steps = bench.steps(HEAD_STEPS)
+        return image_head.train(classifier, albums, torch.cat(vectors), steps, bench.seed).state_dict()
+
+    head = image_head.Head(classifier)
+    steps = [bench.steps(each) for each in (HELD_OUT_STEPS, FINAL_STEPS, HEAD_STEPS)]
+    depends = {"steps": steps, "layers": text_tower.LAYERS, "draws": DRAWS, "seed": bench.seed}
+    head.load_state_dict(bench.stages.run(name, make, choices=concepts.CHOICES, views=VIEWS, **depends))
+    return head.eval()
+
+
+def _shows(bench: Bench, name: Name, unknown: frozenset[int]) -> bool:
+    """Whether pictures of this name may show an unknown class: it is called so, or a kind of it."""
+    for number in unknown:
+        above = bench.wordnet.ancestors(bench.offsets[number])
+        words = {word.lower() for offset in above for word in bench.wordnet.synsets[offset].english}
+        plain = bench.classes[bench.offsets[number]]
+        if name.english[0].lower() in words or any(word.lower() in name.english[0].lower() for word in plain.english):
+            return True
+        if set(name.chinese) & set(plain.chinese):
+            return True
+    return False
+
+
+def _unknown_classes(
+    bench: Bench, trunk: torch.nn.Module, tower: text_tower.TextTower, goals: concepts.Targets, seen: dict[str, Tensor],
+    draws: Sequence[frozenset[int]],
+) -> list[dict[str, float]]:  # fmt: skip
+    """Top-1 among 150 classes whose names and pictures were kept out, over six views: one row a draw."""
+    bank = _bank(bench, tower)
+    rows = []
+    for number, hidden in enumerate(draws):
+        head = _head(bench, trunk, goals, bank, seen, f"head-unknown-{number}", ("caltech-101", "groceries"), hidden)
+        order = sorted(hidden)
+        names = [bench.classes[bench.offsets[each]] for each in order]
+        pooled = seen["imagenet-samples"][: len(PLAIN)][:, order].flatten(0, 1)
+        answers = measures.Answers.of(
+            head(pooled).detach().numpy(), _texts(tower), names, list(range(len(order))) * len(PLAIN)
+        )
+        rows.append(answers.accuracies())
+        say(f"  unknown classes, draw {number}: {rows[-1]}")
+    return rows
+
+
+def _answers(
+    bench: Bench, tower: text_tower.TextTower, heads: Iterable[image_head.Head], seen: dict[str, Tensor],
+    reporting: bool, view: str = "clean",
+) -> list[measures.Answers]:  # fmt: skip
+    """What heads answer to Caltech-101's pictures of the half that chooses or the half that reports."""
+    listed = read(bench.data, "caltech-101", "choose")
+    rows = [row for row, picture in enumerate(listed) if reports(picture.name) == reporting]
+    names = _labels(bench.folders["caltech-101"])
+    truth = [names.index(bench.folders["caltech-101"][listed[row].folder]) for row in rows]
+    pooled = seen["caltech-101-choose"][CHOOSE_VIEWS.index(view)][rows]
+    return [measures.Answers.of(head(pooled).detach().numpy(), _texts(tower), names, truth) for head in heads]
+
+
+def _texts(tower: text_tower.TextTower) -> Callable[[Sequence[str]], measures.Floats]:
+    return lambda texts: tower.encode(texts).numpy()
+
+
+def _caltech(
+    bench: Bench, tower: text_tower.TextTower, head: image_head.Head, seen: dict[str, Tensor]
+) -> dict[str, dict[str, float]]:
+    """Top-1 of a head that saw nothing of Caltech-101, on the half that reports."""
+    return {
+        view: _answers(bench, tower, [head], seen, reporting=True, view=view)[0].accuracies() for view in CHOOSE_VIEWS
+    }
+
+
+def main() -> int:
+    """Parse the command line and build."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=float, default=1.0, help="fraction of all training steps, for a trial")
+    asked = parser.parse_args()
+    try:
+        build(asked.data, asked.out, asked.seed, asked.steps)
+    except ingredients.Missing as exc:
+        print(f"build.py: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

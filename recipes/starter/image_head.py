@@ -1,0 +1,146 @@
+"""The image tower's head: contrastive learning against the text tower's vectors, with the trunk locked.
+
+What carries over to classes without pictures is the image classifier's own opinion of a picture, "somewhat a wolf, a
+little a fox", taken as the mean of those classes' vectors (ConSE: Norouzi et al. 2014); the head imitates it. What
+tells the trained classes apart is CLIP's symmetric contrastive loss over pictures and prompts (Radford et al. 2021,
+section 2.3).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from concepts import DIM
+from sklearn.cluster import AgglomerativeClustering
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, gelu, normalize, one_hot
+
+HIDDEN = 2 * DIM  # what open_clip's "mlp" projection has
+
+
+@dataclass(frozen=True, slots=True)
+class Classifier:
+    """The published network's last layer, and where the classes that it may use lie."""
+
+    weight: Tensor
+    """float32 [n, 1280]."""
+    bias: Tensor
+    """float32 [n]."""
+    vectors: Tensor
+    """float32 [n, 384], unit rows."""
+
+    def opinion(self, pooled: Tensor) -> Tensor:
+        """Mean of the classes' vectors by their probabilities: float32 [pictures, 384], unit rows."""
+        probabilities = torch.softmax(pooled @ self.weight.T + self.bias, dim=1)
+        return normalize(probabilities @ (self.vectors - self.vectors.mean(0)), dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Album:
+    """Pictures of known classes, as the trunk sees them."""
+
+    pooled: Tensor
+    """float32 [views, pictures, 1280]; the first ``plain`` views are of the picture as it is."""
+    plain: int
+    classes: Tensor
+    """int64 [pictures], rows of ``Prompts.vectors``."""
+
+
+class Head(nn.Module):
+    """1280 numbers of the trunk to 384 of the shared space; laid out as timm's Mlp in open_clip's TimmModel."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(classifier.weight.shape[1], HIDDEN)
+        self.fc2 = nn.Linear(HIDDEN, DIM)
+        self._start_from(classifier)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        return normalize(self.fc2(gelu(self.fc1(pooled))), dim=1)
+
+    @torch.no_grad()
+    def _start_from(self, classifier: Classifier) -> None:
+        """Hidden units see the published classes, merged where they lie close together."""
+        groups = HIDDEN if len(classifier.vectors) > HIDDEN else len(classifier.vectors)
+        merged = AgglomerativeClustering(groups, metric="cosine", linkage="average")
+        member = one_hot(torch.as_tensor(merged.fit_predict(classifier.vectors.numpy())), groups).float()
+        member /= member.sum(0)
+        weight, bias = classifier.weight - classifier.weight.mean(0), classifier.bias - classifier.bias.mean()
+        vectors = classifier.vectors - classifier.vectors.mean(0)
+        self.fc1.weight[:groups] = member.T @ weight
+        self.fc1.bias[:groups] = member.T @ bias - 2.0
+        self.fc2.weight[:, :groups] = 0.3 * (member.T @ vectors).T
+        self.fc2.bias.zero_()
+
+
+def train(
+    classifier: Classifier, albums: list[Album], prompts: Tensor, steps: int, seed: int,
+    contrast: float = 0.5, lr: float = 5e-4,
+) -> Head:  # fmt: skip
+    """Teach a head.
+
+    Args:
+        classifier: the seen classes.
+        albums: the ImageNet pictures first; every album gets an equal share of a batch of pictures.
+        prompts: the text tower's vectors, float32 [classes, prompts, 384], unit rows; many prompts a class.
+        steps: how many batches.
+        seed: of all chance.
+        contrast: weight of the contrastive loss against imitation.
+        lr: AdamW's largest learning rate.
+    """
+    torch.manual_seed(seed)
+    head = Head(classifier)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=1e-3)
+    opinions = [
+        normalize(torch.stack([classifier.opinion(view) for view in album.pooled[: album.plain]]).mean(0), dim=1)
+        for album in albums
+    ]
+    everything = torch.cat([album.pooled.flatten(0, 1) for album in albums])
+    alike = (near := normalize(prompts.mean(1), dim=1)) @ near.T > 0.9
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1, (step + 1) / 20) * (0.5 * (1 + math.cos(math.pi * step / steps)) + 0.02)
+        mixed = _mixture(everything, 384)
+        loss = 4 * _distance(head(mixed), classifier.opinion(mixed))
+        pooled, opinion, classes = _batch(albums, opinions, 256)
+        vectors = head(pooled)
+        loss = loss + 2 * _distance(vectors, opinion)
+        loss = loss + contrast * _contrastive(vectors, prompts, classes, alike)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return head.eval()
+
+
+def _distance(vectors: Tensor, towards: Tensor) -> Tensor:
+    return 1 - (vectors * towards).sum(1).mean()
+
+
+def _mixture(pooled: Tensor, count: int) -> Tensor:
+    """What pictures between pictures would look like: half are averages, half are shifted by a difference."""
+    a, b, c = (pooled[torch.randint(len(pooled), (count,))] for _ in range(3))
+    share = torch.rand(count, 1)
+    averaged = a * (1 - share / 2) + b * share / 2
+    shifted = (a + 0.6 * share * (b - c)).clamp_min(0)
+    return torch.where(torch.arange(count)[:, None] < count // 2, averaged, shifted)
+
+
+def _batch(albums: list[Album], opinions: list[Tensor], each: int) -> tuple[Tensor, Tensor, Tensor]:
+    pooled, opinion, classes = [], [], []
+    for album, own in zip(albums, opinions, strict=True):
+        pictures = torch.randint(len(album.classes), (each,))
+        pooled.append(album.pooled[torch.randint(len(album.pooled), (each,)), pictures])
+        opinion.append(own[pictures])
+        classes.append(album.classes[pictures])
+    return torch.cat(pooled), torch.cat(opinion), torch.cat(classes)
+
+
+def _contrastive(vectors: Tensor, prompts: Tensor, classes: Tensor, alike: Tensor, scale: float = 20.0) -> Tensor:
+    """Symmetric cross entropy over the N x N matrix; the same or nearly the same concept twice is no negative."""
+    texts = prompts[classes, torch.randint(prompts.shape[1], (len(classes),))]
+    same = alike[classes][:, classes].fill_diagonal_(False)
+    logits = (scale * vectors @ texts.T).masked_fill(same, -torch.inf)
+    own = torch.arange(len(classes))
+    return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
