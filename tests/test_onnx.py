@@ -176,6 +176,18 @@ def test_without_either_graph_torch_answers(name: str, traced: Path, through_tor
     assert through_torch == ["cpu"]
 
 
+def test_links_as_in_a_hubs_cache_are_torchs(traced: Path, through_torch: list[str], tmp_path: Path) -> None:
+    cache = tmp_path / "snapshot"
+    cache.mkdir()
+    for file in traced.iterdir():
+        (cache / file.name).symlink_to(file)
+    load_encoder(str(cache))
+    assert through_torch == ["auto"]
+    (tmp_path / "link").symlink_to(traced)
+    linked = load_encoder(str(tmp_path / "link"))[0]
+    assert isinstance(linked, OnnxEncoder) and linked.encode_texts(["cat"]).shape == (1, linked.info.dim)
+
+
 # Tracing, and what is spoilt afterwards.
 
 
@@ -199,7 +211,7 @@ def once_traced(recipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def traced(once_traced: Path, tmp_path: Path) -> Path:
     """A copy that a test may spoil."""
-    return Path(shutil.copytree(once_traced, tmp_path / "model"))
+    return Path(shutil.copytree(once_traced, tmp_path / "模 型"))
 
 
 def test_tracing_again_writes_the_same_bytes(recipe: Any, once_traced: Path) -> None:

@@ -161,8 +161,10 @@ def _in_folder(folder: Path) -> ModelFiles:
 
 
 def _graphs(folder: Path) -> tuple[Path, Path] | None:
-    image, text = (folder / name for name in GRAPHS)
-    return (image, text) if image.is_file() and text.is_file() and (folder / WEIGHTS).is_file() else None
+    image, text, weights = (folder / name for name in (*GRAPHS, WEIGHTS))
+    # ONNX Runtime follows no links to weights, and a hub's cache is made of them.
+    usable = all(path.is_file() and not path.is_symlink() for path in (image, text, weights))
+    return (image, text) if usable else None
 
 
 def _on_hub(repo: str) -> ModelFiles:
