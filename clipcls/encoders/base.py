@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +27,12 @@ def out_of_memory(exc: Exception, *kinds: type[Exception]) -> OutOfMemory | None
     if isinstance(exc, (MemoryError, *kinds)) or any(sign in str(exc).lower() for sign in _NO_MEMORY):
         return OutOfMemory("out of memory: use a smaller --batch-size or --device cpu")
     return None
+
+
+def one_line(exc: Exception) -> str:
+    """What a library says of files that do not fit, short and in one line."""
+    said = str(exc) or traceback.extract_tb(exc.__traceback__)[-1].line  # assertions without a word
+    return textwrap.shorten(f"{type(exc).__name__}: {said}", 300, placeholder=" ...")
 
 
 class Encoder(Protocol):

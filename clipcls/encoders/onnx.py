@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ import onnxruntime
 from safetensors import safe_open
 
 from clipcls.cores import cores
-from clipcls.encoders.base import Vectors, out_of_memory
+from clipcls.encoders.base import Vectors, one_line, out_of_memory
 from clipcls.encoders.files import FINGERPRINT_KEY, WEIGHTS, ModelFiles
 from clipcls.encoders.inputs import Pictures, Pixels, Prompts
 from clipcls.encoders.spec import ModelSpec
@@ -56,7 +55,7 @@ class OnnxEncoder:
             scale, bias = _scale_and_bias(image.with_name(WEIGHTS))
             dim = int(files.model_cfg["embed_dim"])
         except Exception as exc:  # tokenizers and safetensors each have their own, and wrong types are many
-            raise ModelError(f"cannot run {image.parent} through ONNX Runtime: {_reason(exc)}; {_ADVICE}") from exc
+            raise ModelError(f"cannot run {image.parent} through ONNX Runtime: {one_line(exc)}; {_ADVICE}") from exc
         self.info = files.describe(spec, digest, dim=dim, logit_scale=scale, logit_bias=bias)
         self.image_size = self._pictures.size
         self._image_tower, self._text_tower = (_Graph(path, self.info.fingerprint) for path in (image, text))
@@ -112,7 +111,7 @@ class _Graph:
         except Exception as exc:  # ONNX Runtime's own have no base class
             if smaller := out_of_memory(exc):
                 raise smaller from exc
-            raise ModelError(f"{self._path} cannot be run: {_reason(exc)}; {_ADVICE}") from exc
+            raise ModelError(f"{self._path} cannot be run: {one_line(exc)}; {_ADVICE}") from exc
         return np.asarray(vectors, np.float32)
 
     @cached_property
@@ -134,7 +133,3 @@ def _scale_and_bias(weights: Path) -> tuple[float, float | None]:
         scale = np.exp(file.get_tensor("logit_scale").astype(np.float64)).astype(np.float32)
         bias = file.get_tensor("logit_bias") if "logit_bias" in file.keys() else None  # noqa: SIM118
     return scale.item(), None if bias is None else bias.astype(np.float32).item()
-
-
-def _reason(exc: Exception) -> str:
-    return textwrap.shorten(f"{type(exc).__name__}: {exc}", 300, placeholder=" ...")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import textwrap
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +16,7 @@ import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from clipcls.encoders.base import Vectors
+from clipcls.encoders.base import Vectors, one_line
 from clipcls.encoders.devices import device_errors, resolve_device
 from clipcls.encoders.files import ModelFiles
 from clipcls.encoders.spec import ModelSpec
@@ -158,9 +156,7 @@ def _reason(exc: Exception) -> str:
     """What a library says of files that do not fit, in one line, and what to do next."""
     if isinstance(exc, pickle.UnpicklingError):
         return "its weights hold code, which is never run; look for the same model as .safetensors"
-    said = str(exc) or traceback.extract_tb(exc.__traceback__)[-1].line  # assertions without a word
-    text = textwrap.shorten(f"{type(exc).__name__}: {said}", 300, placeholder=" ...")
-    return f"{text}; its files are damaged or do not fit each other: get them anew"
+    return f"{one_line(exc)}; its files are damaged or do not fit each other: get them anew"
 
 
 def _to_numpy(vectors: torch.Tensor) -> Vectors:
