@@ -46,6 +46,7 @@ _VERSION = 1
 _EXTREME = 200
 """How many times longer than wide a picture may be: bringing its short side to a model's size enlarges the long one."""
 
+_JPEG = b"\xff\xd8\xff"
 _HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 _NOT_IMAGES = (
     (b"%pdf", "a PDF document"),
@@ -136,7 +137,9 @@ def _formats() -> tuple[str, ...]:
 def _open(data: bytes, min_side: int | None) -> Image:
     from PIL import Image
 
-    image = Image.open(io.BytesIO(data), formats=_formats())
+    # For JPEG, which most pictures are, the modules of all the other formats need not be imported.
+    formats = ("JPEG",) if data.startswith(_JPEG) else _formats()
+    image = Image.open(io.BytesIO(data), formats=formats)
     if min_side is not None:
         image.draft(None, (2 * min_side, 2 * min_side))
     image.load()
