@@ -111,7 +111,7 @@ def _prepare(data: Path, out: Path, seed: int, fraction: float) -> Bench:
     english = ingredients.unpack_deb(paths[ingredients.WORDNET], out / "ingredients" / "wordnet")
     wordnet = lexicon.read_wordnet(english, paths[ingredients.CHINESE[0]].parent)
     offsets = [picture.folder[1:] for picture in read(paths[ingredients.PICTURES[0]].parent, "imagenet-samples")]
-    classes = lexicon.imagenet_names(offsets, wordnet, open_clip.IMAGENET_CLASSNAMES)
+    classes = dict(zip(offsets, lexicon.imagenet_names(open_clip.IMAGENET_CLASSNAMES), strict=True))
     folders = {collection: lexicon.folder_names(collection) for collection in ("caltech-101", "groceries")}
     return Bench(paths, Stages(out / "stages", say), seed, fraction, wordnet, offsets, classes, folders)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,13 +129,10 @@ def usable_english(synset: Synset) -> list[str]:
     return [name for name in synset.english if _LATIN.match(name)]
 
 
-def imagenet_names(offsets: list[str], wordnet: WordNet, english: list[str]) -> dict[str, Name]:
-    """Names of ImageNet's classes by synset: ``open_clip.IMAGENET_CLASSNAMES``, cleaned, and our own Chinese ones."""
+def imagenet_names(english: Sequence[str]) -> list[Name]:
+    """Names of ImageNet's classes in order: ``open_clip.IMAGENET_CLASSNAMES``, cleaned, and our own Chinese ones."""
     chinese = (NAMES / "imagenet-zh.txt").read_text(encoding="utf-8").split()
-    return {
-        offset: Name(tuple(_alternatives(name)), tuple(own.split("/")))
-        for offset, name, own in zip(offsets, english, chinese, strict=True)
-    }
+    return [Name(tuple(_alternatives(a)), tuple(b.split("/"))) for a, b in zip(english, chinese, strict=True)]
 
 
 def _alternatives(name: str) -> list[str]:
