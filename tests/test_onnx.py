@@ -235,6 +235,22 @@ def test_a_model_that_cannot_be_traced(recipe: Any, tmp_path: Path) -> None:
     assert not any((folder / name).exists() for name in GRAPHS)
 
 
+def test_graphs_that_disagree_with_torch_are_not_left_behind(
+    recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swapped(path: Path) -> Any:
+        places = places_in(path)
+        query, value = (f"text.transformer.encoder.layer.0.attention.self.{name}.weight" for name in ("query", "value"))
+        return places | {query: places[value], value: places[query]}
+
+    places_in = recipe.places_in
+    monkeypatch.setattr(recipe, "places_in", swapped)
+    folder = make_model(tmp_path / "model", HF_TEXT, 5)
+    with pytest.raises(ModelError, match=r"text\.onnx disagrees with torch, cosine -?0\.\d+$"):
+        recipe.trace(folder)
+    assert not any((folder / name).exists() for name in GRAPHS)
+
+
 @pytest.mark.parametrize(
     "change",
     [
