@@ -30,7 +30,8 @@ def write(folder: Path, trunk: torch.nn.Module, head: Head, tower: TextTower, sc
     tensors |= {f"text.transformer.{key}": value for key, value in _text(tower).items()}
     tensors |= {"text.proj.weight": tower.projection.weight, "logit_scale": torch.tensor(math.log(scale))}
     packed = {key: _packed(key, value) for key, value in sorted(tensors.items()) if "position_ids" not in key}
-    save_file(packed, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    save_file(packed, path := folder / "open_clip_model.safetensors", metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors' own is 600
     layers = len(tower.bert.encoder.layer)
     _write(folder / "open_clip_config.json", _open_clip_config(layers, tower.tokenizer.get_vocab_size()))
     _write(folder / "config.json", _bert_config(tower))

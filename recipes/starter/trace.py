@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from clipcls.encoders import file_digest
@@ -33,9 +33,14 @@ from clipcls.encoders.openclip import OpenClipEncoder
 from clipcls.encoders.spec import parse_spec
 from clipcls.errors import ClipclsError, ModelError
 
-TYPES = {"F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT, "I64": TensorProto.INT64}
+TYPES = {
+    "F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT, "I64": TensorProto.INT64, "F8_E4M3": TensorProto.UINT8,
+}  # fmt: skip
+"""ONNX Runtime looks nothing up in tables of float8; their bytes it does, and then what each byte means."""
 STORED = ".stored"
-"""What is added to the name of numbers that are still in the file's half precision."""
+"""What is added to the name of numbers that are still as small as the file has them."""
+FLOAT8 = "float8"
+"""The table of what the 256 bytes of float8 (e4m3) mean."""
 LARGEST = 1_000_000
 LEAST_COSINE = 0.99999
 SIZES = ((400, 300), (300, 401), (64, 64), (31, 90))
@@ -122,7 +127,7 @@ def places_in(path: Path) -> dict[str, Place]:
         header = json.loads(file.read(size))
     header.pop("__metadata__", None)
     if unknown := {tensor["dtype"] for tensor in header.values()} - set(TYPES):
-        raise ModelError(f"{path} holds numbers as {', '.join(sorted(unknown))}; store them as F16 or F32")
+        raise ModelError(f"{path} holds numbers as {', '.join(sorted(unknown))}; store them as F16, F32 or F8_E4M3")
     places = {}
     for name, tensor in header.items():
         begin, end = tensor["data_offsets"]
@@ -152,20 +157,23 @@ def point_to_weights(graph: onnx.GraphProto, places: dict[str, Place]) -> None:
 
     Tables that are only looked up are cast after the look-up: all of a vocabulary would take time and memory.
     """
-    halves, external = set(), []
+    small: dict[str, int] = {}
+    external = []
     for tensor in graph.initializer:
         place = places.get(tensor.name.removeprefix("model."))
         if place is None or place.shape != list(tensor.dims):
             raise ModelError(f"the graph needs {tensor.name}, which {WEIGHTS} does not hold in this shape")
-        if place.type == TensorProto.FLOAT16:
-            halves.add(tensor.name)
-        external.append(pointer(tensor.name + STORED * (tensor.name in halves), place))
+        if place.type in (TensorProto.FLOAT16, TensorProto.UINT8):
+            small[tensor.name] = place.type
+        external.append(pointer(tensor.name + STORED * (tensor.name in small), place))
     used_whole = {name for node in graph.node for i, name in enumerate(node.input) if node.op_type != "Gather" or i > 0}
-    nodes = [cast(name) for name in sorted(halves & used_whole)]
+    if TensorProto.UINT8 in small.values():
+        external.append(meaning_of_bytes())
+    nodes = [node for name in sorted(small.keys() & used_whole) for node in widened(name, small[name])]
     for node in graph.node:
         nodes.append(node)
-        if node.op_type == "Gather" and node.input[0] in halves - used_whole:
-            nodes.append(cast(node.output[0]))
+        if node.op_type == "Gather" and node.input[0] in small.keys() - used_whole:
+            nodes += widened(node.output[0], small[node.input[0]])
             node.input[0] += STORED
             node.output[0] += STORED
     del graph.initializer[:], graph.node[:]
@@ -173,8 +181,19 @@ def point_to_weights(graph: onnx.GraphProto, places: dict[str, Place]) -> None:
     graph.node.extend(nodes)
 
 
-def cast(name: str) -> onnx.NodeProto:
-    return helper.make_node("Cast", [name + STORED], [name], to=TensorProto.FLOAT)
+def widened(name: str, stored: int) -> list[onnx.NodeProto]:
+    """Nodes that make float32 of numbers stored in half precision, or of the bytes of float8."""
+    if stored == TensorProto.FLOAT16:
+        return [helper.make_node("Cast", [name + STORED], [name], to=TensorProto.FLOAT)]
+    return [
+        helper.make_node("Cast", [name + STORED], [name + ".bytes"], to=TensorProto.INT32),
+        helper.make_node("Gather", [FLOAT8, name + ".bytes"], [name]),
+    ]
+
+
+def meaning_of_bytes() -> TensorProto:
+    values = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float()
+    return numpy_helper.from_array(values.numpy(), FLOAT8)
 
 
 def pointer(name: str, place: Place) -> TensorProto:
