@@ -49,7 +49,9 @@ PIECES = 22500
 OTHER_CONCEPTS = 8000
 HELD_OUT_STEPS = 1500
 FINAL_STEPS = 900
-HEAD_STEPS = 900
+HEAD_STEPS = 800
+CONTRAST = {"imagenet-samples": 0.1, "caltech-101": 0.7, "groceries": 0.7}
+"""Weight of each collection's contrastive loss: what more of it gains on classes with pictures, it costs the others."""
 PLAIN = ("clean", "flip", "crop0", "crop1", "crop2", "crop3")
 ROUGH = ("soft0", "odd0", "soft1", "odd1", "soft2", "odd2", "soft3", "odd3", "soft4", "odd4")
 VIEWS = {
@@ -264,7 +266,8 @@ def _head(
         trunk.classifier.bias.detach()[known],
         normalize(goals.classes[known] + own[known], dim=1),
     )
-    albums = [image_head.Album(seen["imagenet-samples"][:, known], len(PLAIN), torch.arange(len(known)))]
+    pooled = seen["imagenet-samples"][:, known]
+    albums = [image_head.Album(pooled, torch.arange(len(known)), CONTRAST["imagenet-samples"])]
     vectors = [bank["imagenet-samples"][known]]
     for collection in collections:
         labels = _labels(bench.folders[collection])
@@ -274,16 +277,17 @@ def _head(
             if not _shows(bench, name_, unknown):
                 kept.append(row)
                 classes.append(sum(map(len, vectors)) + labels.index(name_))
-        albums.append(image_head.Album(seen[f"{collection}-train"][:, kept], 4, torch.tensor(classes)))
+        pooled = seen[f"{collection}-train"][:, kept]
+        albums.append(image_head.Album(pooled, torch.tensor(classes), CONTRAST[collection]))
         vectors.append(bank[collection])
 
     def make() -> dict[str, Tensor]:
         steps = bench.steps(HEAD_STEPS)
-        return image_head.train(classifier, albums, torch.cat(vectors), steps, bench.seed).state_dict()
+        return image_head.train(classifier, albums, len(PLAIN), torch.cat(vectors), steps, bench.seed).state_dict()
 
     head = image_head.Head(classifier)
     steps = [bench.steps(each) for each in (HELD_OUT_STEPS, FINAL_STEPS, HEAD_STEPS)]
-    depends = {"steps": steps, "layers": text_tower.LAYERS, "draws": DRAWS, "seed": bench.seed}
+    depends = {"steps": steps, "layers": text_tower.LAYERS, "draws": DRAWS, "seed": bench.seed, "contrast": CONTRAST}
     head.load_state_dict(bench.stages.run(name, make, choices=concepts.CHOICES, views=VIEWS, **depends))
     return head.eval()
 

@@ -18,6 +18,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, normalize, one_hot
 
 HIDDEN = 2 * DIM  # what open_clip's "mlp" projection has
+_RATE = 5e-4
+"""AdamW's largest learning rate."""
+EACH = 256
+"""Pictures of every album in a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,11 @@ class Album:
     """Pictures of known classes, as the trunk sees them."""
 
     pooled: Tensor
-    """float32 [views, pictures, 1280]; the first ``plain`` views are of the picture as it is."""
-    plain: int
+    """float32 [views, pictures, 1280]."""
     classes: Tensor
-    """int64 [pictures], rows of ``Prompts.vectors``."""
+    """int64 [pictures], rows of the prompts."""
+    contrast: float
+    """Weight of the contrastive loss of its pictures against imitation."""
 
 
 class Head(nn.Module):
@@ -76,38 +81,40 @@ class Head(nn.Module):
 
 
 def train(
-    classifier: Classifier, albums: list[Album], prompts: Tensor, steps: int, seed: int,
-    contrast: float = 0.5, lr: float = 5e-4,
-) -> Head:  # fmt: skip
+    classifier: Classifier,
+    albums: list[Album],
+    plain_views: int,
+    prompts: Tensor,
+    steps: int,
+    seed: int,
+) -> Head:
     """Teach a head.
 
     Args:
         classifier: the seen classes.
-        albums: the ImageNet pictures first; every album gets an equal share of a batch of pictures.
+        albums: pictures of the classifier's classes first, of which it has an opinion worth imitating; then others.
+        plain_views: how many of the first views of the first album show the picture as it is.
         prompts: the text tower's vectors, float32 [classes, prompts, 384], unit rows; many prompts a class.
         steps: how many batches.
         seed: of all chance.
-        contrast: weight of the contrastive loss against imitation.
-        lr: AdamW's largest learning rate.
     """
     torch.manual_seed(seed)
     head = Head(classifier)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=1e-3)
-    opinions = [
-        normalize(torch.stack([classifier.opinion(view) for view in album.pooled[: album.plain]]).mean(0), dim=1)
-        for album in albums
-    ]
-    everything = torch.cat([album.pooled.flatten(0, 1) for album in albums])
+    optimizer = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=1e-3)
+    plain = torch.stack([classifier.opinion(view) for view in albums[0].pooled[:plain_views]])
+    opinions = normalize(plain.mean(0), dim=1)
+    everything = albums[0].pooled.flatten(0, 1)
+    weights = torch.tensor([album.contrast for album in albums]).repeat_interleave(EACH)
     alike = (near := normalize(prompts.mean(1), dim=1)) @ near.T > 0.9
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(1, (step + 1) / 20) * (0.5 * (1 + math.cos(math.pi * step / steps)) + 0.02)
+            group["lr"] = _RATE * min(1, (step + 1) / 20) * (0.5 * (1 + math.cos(math.pi * step / steps)) + 0.02)
         mixed = _mixture(everything, 384)
         loss = 4 * _distance(head(mixed), classifier.opinion(mixed))
-        pooled, opinion, classes = _batch(albums, opinions, 256)
+        pooled, pictures, classes = _batch(albums)
         vectors = head(pooled)
-        loss = loss + 2 * _distance(vectors, opinion)
-        loss = loss + contrast * _contrastive(vectors, prompts, classes, alike)
+        loss = loss + 2 * _distance(vectors[:EACH], opinions[pictures[:EACH]])
+        loss = loss + (weights * _contrastive(vectors, prompts, classes, alike)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -127,20 +134,24 @@ def _mixture(pooled: Tensor, count: int) -> Tensor:
     return torch.where(torch.arange(count)[:, None] < count // 2, averaged, shifted)
 
 
-def _batch(albums: list[Album], opinions: list[Tensor], each: int) -> tuple[Tensor, Tensor, Tensor]:
-    pooled, opinion, classes = [], [], []
-    for album, own in zip(albums, opinions, strict=True):
-        pictures = torch.randint(len(album.classes), (each,))
-        pooled.append(album.pooled[torch.randint(len(album.pooled), (each,)), pictures])
-        opinion.append(own[pictures])
-        classes.append(album.classes[pictures])
-    return torch.cat(pooled), torch.cat(opinion), torch.cat(classes)
+def _batch(albums: list[Album]) -> tuple[Tensor, Tensor, Tensor]:
+    """Any view of ``EACH`` pictures of every album: features, numbers in the album, classes."""
+    pooled, pictures, classes = [], [], []
+    for album in albums:
+        drawn = torch.randint(len(album.classes), (EACH,))
+        pooled.append(album.pooled[torch.randint(len(album.pooled), (EACH,)), drawn])
+        pictures.append(drawn)
+        classes.append(album.classes[drawn])
+    return torch.cat(pooled), torch.cat(pictures), torch.cat(classes)
 
 
 def _contrastive(vectors: Tensor, prompts: Tensor, classes: Tensor, alike: Tensor, scale: float = 20.0) -> Tensor:
-    """Symmetric cross entropy over the N x N matrix; the same or nearly the same concept twice is no negative."""
+    """Symmetric cross entropy over the N x N matrix, one a picture: float32 [N].
+
+    The same or nearly the same concept twice is no negative.
+    """
     texts = prompts[classes, torch.randint(prompts.shape[1], (len(classes),))]
     same = alike[classes][:, classes].fill_diagonal_(False)
     logits = (scale * vectors @ texts.T).masked_fill(same, -torch.inf)
     own = torch.arange(len(classes))
-    return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+    return (cross_entropy(logits, own, reduction="none") + cross_entropy(logits.T, own, reduction="none")) / 2
