@@ -49,8 +49,8 @@ PIECES = 22500
 OTHER_CONCEPTS = 8000
 HELD_OUT_STEPS = 1500
 FINAL_STEPS = 900
-HEAD_STEPS = 800
-CONTRAST = {"imagenet-samples": 0.1, "caltech-101": 0.7, "groceries": 0.7}
+HEAD_STEPS = 900
+CONTRAST = {"imagenet-samples": 0.3, "caltech-101": 2.5, "groceries": 2.5}
 """Weight of each collection's contrastive loss: what more of it gains on classes with pictures, it costs the others."""
 PLAIN = ("clean", "flip", "crop0", "crop1", "crop2", "crop3")
 ROUGH = ("soft0", "odd0", "soft1", "odd1", "soft2", "odd2", "soft3", "odd3", "soft4", "odd4")
@@ -103,7 +103,7 @@ def build(data: Path, out: Path, seed: int, fraction: float) -> None:
     tower = copy.deepcopy(held_out)
     _teach(bench, tower, "text-final", FINAL_STEPS, taught, goals.concepts, frozenset())
 
-    figures: dict[str, Any] = {"seed": seed, "steps": fraction}
+    figures: dict[str, Any] = {"seed": seed, "steps": fraction, "unreadable nouns": _unreadable(bench, made)}
     figures["unknown"] = _unknown_classes(bench, trunk, held_out, goals, seen, draws)
     bank = _bank(bench, tower)
     stranger = _head(bench, trunk, goals, bank, seen, "head-without-caltech", ("groceries",))
@@ -117,6 +117,8 @@ def build(data: Path, out: Path, seed: int, fraction: float) -> None:
 
 def _prepare(data: Path, out: Path, seed: int, fraction: float) -> Bench:
     paths = ingredients.gather(data, out / "ingredients")
+    for each in paths:
+        say(f"{each.file}: {each.what}; {each.source} {each.version}; {each.licence}; SHA-256 {each.sha256}")
     english = ingredients.unpack_deb(paths[ingredients.WORDNET], out / "ingredients" / "wordnet")
     wordnet = lexicon.read_wordnet(english, paths[ingredients.CHINESE[0]].parent)
     offsets = [picture.folder[1:] for picture in read(paths[ingredients.PICTURES[0]].parent, "imagenet-samples")]
@@ -155,6 +157,16 @@ def _vocabulary(bench: Bench) -> dict[str, Any]:
         return {"tokenizer": chosen.tokenizer, "kept": chosen.kept, "born": chosen.born, "mask": chosen.mask}
 
     return bench.stages.run("vocabulary", make, pieces=PIECES)
+
+
+def _unreadable(bench: Bench, made: dict[str, Any]) -> dict[str, str]:
+    """How many of the wordnets' nouns the vocabulary cannot spell."""
+    tokenizer = vocabulary.Tokenizer.from_str(made["tokenizer"])
+    synsets = bench.wordnet.synsets.values()
+    nouns = {"en": {name for synset in synsets for name in synset.english}}
+    nouns["zh"] = {name for synset in synsets for name in synset.chinese}
+    found = {language: sum(e5.UNK in tokenizer.encode(name).ids for name in names) for language, names in nouns.items()}
+    return {language: f"{count} of {len(nouns[language])}" for language, count in found.items()}
 
 
 def _start(bench: Bench, made: dict[str, Any]) -> dict[str, Tensor]:

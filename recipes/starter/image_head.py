@@ -92,7 +92,7 @@ def train(
 
     Args:
         classifier: the seen classes.
-        albums: pictures of the classifier's classes first, of which it has an opinion worth imitating; then others.
+        albums: pictures of the classifier's classes first, of which its opinion is imitated as it is; then others.
         plain_views: how many of the first views of the first album show the picture as it is.
         prompts: the text tower's vectors, float32 [classes, prompts, 384], unit rows; many prompts a class.
         steps: how many batches.
@@ -103,7 +103,7 @@ def train(
     optimizer = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=1e-3)
     plain = torch.stack([classifier.opinion(view) for view in albums[0].pooled[:plain_views]])
     opinions = normalize(plain.mean(0), dim=1)
-    everything = albums[0].pooled.flatten(0, 1)
+    everything = torch.cat([album.pooled.flatten(0, 1) for album in albums])
     weights = torch.tensor([album.contrast for album in albums]).repeat_interleave(EACH)
     alike = (near := normalize(prompts.mean(1), dim=1)) @ near.T > 0.9
     for step in range(steps):
