@@ -1,8 +1,8 @@
 """Where every concept belongs in the shared space: the targets that the towers are taught.
 
-A class known by pictures sits where the image classifier puts it (its weights, whitened) and where its meaning is. A
-concept known by name alone sits where its meaning lies among the classes: its visual part is a kernel regression on
-them. Meaning is made of WordNet position and e5's vectors.
+For pictures, a class sits where the image classifier puts it (its weights, whitened) and where its meaning is. For
+texts, every concept sits where its meaning lies among the classes: its visual part is a kernel regression on them.
+Meaning is made of WordNet position and e5's vectors.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, normalize, one_hot
 
 HIDDEN = 2 * DIM  # what open_clip's "mlp" projection has
+_SCALE = 20.0
+"""Of the cosines in the contrastive loss."""
 _RATE = 5e-4
 """AdamW's largest learning rate."""
 EACH = 256
@@ -145,13 +147,13 @@ def _batch(albums: list[Album]) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat(pooled), torch.cat(pictures), torch.cat(classes)
 
 
-def _contrastive(vectors: Tensor, prompts: Tensor, classes: Tensor, alike: Tensor, scale: float = 20.0) -> Tensor:
+def _contrastive(vectors: Tensor, prompts: Tensor, classes: Tensor, alike: Tensor) -> Tensor:
     """Symmetric cross entropy over the N x N matrix, one a picture: float32 [N].
 
     The same or nearly the same concept twice is no negative.
     """
     texts = prompts[classes, torch.randint(prompts.shape[1], (len(classes),))]
     same = alike[classes][:, classes].fill_diagonal_(False)
-    logits = (scale * vectors @ texts.T).masked_fill(same, -torch.inf)
+    logits = (_SCALE * vectors @ texts.T).masked_fill(same, -torch.inf)
     own = torch.arange(len(classes))
     return (cross_entropy(logits, own, reduction="none") + cross_entropy(logits.T, own, reduction="none")) / 2

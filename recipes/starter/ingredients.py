@@ -1,4 +1,7 @@
-"""What the starter is made of: where it comes from, which version, whose licence; nothing else is trained on."""
+"""What the starter is made of: where it comes from, which version, whose licence.
+
+Nothing else is trained on, but for the names in ``names/`` and open_clip's English names of ImageNet's classes.
+"""
 
 from __future__ import annotations
 
@@ -94,12 +97,17 @@ def gather(data: Path, fetched: Path) -> dict[Ingredient, Path]:
     Raises:
         Missing: one cannot be had, or is another than the recipe was made with.
     """
-    return {ingredient: _find(ingredient, data, fetched) for ingredient in ALL}
+    return {ingredient: find(ingredient, data, fetched) for ingredient in ALL}
 
 
-def _find(ingredient: Ingredient, data: Path, fetched: Path) -> Path:
+def find(ingredient: Ingredient, data: Path, fetched: Path) -> Path:
+    """Where one ingredient lies.
+
+    Raises:
+        Missing: it cannot be had, or is another than the recipe was made with.
+    """
     path = data / ingredient.file
-    if not path.is_file():
+    if not path.is_file() and ingredient.fetch:
         path = fetched / ingredient.file
     if not path.is_file():
         _fetch(ingredient, data, fetched)
@@ -125,10 +133,17 @@ def _fetch(ingredient: Ingredient, data: Path, fetched: Path) -> None:
 
 
 def unpack_deb(deb: Path, into: Path) -> Path:
-    """WordNet's database folder, out of Debian's package."""
+    """WordNet's database folder, out of Debian's package.
+
+    Raises:
+        Missing: it cannot be unpacked.
+    """
     if not into.is_dir():
         parts = into.with_suffix(".partial")
         shutil.rmtree(parts, ignore_errors=True)
-        subprocess.run(["dpkg-deb", "-x", str(deb), str(parts)], check=True)
+        try:
+            subprocess.run(["dpkg-deb", "-x", str(deb), str(parts)], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as exc:
+            raise Missing(f"{deb} cannot be unpacked: {exc}; dpkg-deb (Debian's dpkg) does it") from exc
         parts.rename(into)
     return into / "usr" / "share" / "wordnet"

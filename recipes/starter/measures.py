@@ -59,9 +59,9 @@ class Answers:
         return float(right.mean()), float(low), float(high)
 
 
-def drawn_sets(answers: Answers, kind: str, count: int, seed: int = 0) -> Floats:
+def drawn_sets(answers: Answers, kind: str, count: int) -> Floats:
     """Cosines with the true label (first) and ``count - 1`` other ones drawn for each picture: [pictures, count]."""
-    chance = random.Random(seed)
+    chance = random.Random(0)
     cosines = answers.cosines[kind]
     others = range(cosines.shape[1])
     columns = [
@@ -88,8 +88,9 @@ def _loss(cosines: Floats, scale: float) -> float:
     return float((np.logaddexp.reduce(logits, axis=1) - logits[:, 0]).mean())
 
 
-def calibration_error(cosines: Floats, scale: float, bins: int = 15) -> float:
-    """Expected calibration error in per cent (Guo et al. 2017) of sets whose first label is the true one."""
+def calibration_error(cosines: Floats, scale: float) -> float:
+    """Expected calibration error (Guo et al. 2017) in per cent, 15 bins, of sets whose first label is the true one."""
+    bins = 15
     logits = scale * cosines.astype(np.float64)
     probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None])
     sure, right = probabilities.max(1), probabilities.argmax(1) == 0

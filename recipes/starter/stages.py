@@ -15,9 +15,9 @@ import torch
 class Stages:
     """A folder of results, each under its name and a digest of all that it depends on."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self._folder = folder
-        self._say = say
+    def __init__(self, folder: Path, say: Callable[[str], None], base: dict[str, Any]) -> None:
+        """All results change with ``base``, and each with what is named when it is asked for."""
+        self._folder, self._say, self._base = folder, say, base
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, name: str, make: Callable[[], Any], **depends: Any) -> Any:
@@ -26,9 +26,9 @@ class Stages:
         Args:
             name: of the stage and of its file.
             make: gives tensors, numbers and texts in dicts and lists.
-            depends: whatever the result changes with: digests, steps, seeds, views.
+            depends: what else the result changes with: steps, views.
         """
-        key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps(self._base | depends, sort_keys=True).encode()).hexdigest()[:16]
         path = self._folder / f"{name}-{key}.pt"
         if path.exists():
             self._say(f"{name}: there already")

@@ -27,6 +27,8 @@ LAYERS = 6
 BATCH = 384
 _CHUNKS = 5
 """A batch is computed in so many parts of like length, so that little is padding."""
+_RATE = 5e-4
+"""AdamW's largest learning rate; warmed up over 50 steps, then a cosine to nearly 0."""
 _TEMPERATURE = 0.07
 _ALIKE = 0.95
 """Cosine above which two places are the same concept."""
@@ -127,9 +129,9 @@ def _join_pairs(taught: dict[tuple[str, str], tuple[Tensor, float]], pairs: Sequ
 class TextTower(nn.Module):
     """Mean-pooled BERT and a linear projection."""
 
-    def __init__(self, tensors: dict[str, Tensor], tokenizer: str, layers: int = LAYERS) -> None:
+    def __init__(self, tensors: dict[str, Tensor], tokenizer: str) -> None:
         super().__init__()
-        self.bert = e5.bert(tensors, layers, CONTEXT)
+        self.bert = e5.bert(tensors, LAYERS, CONTEXT)
         self.projection = nn.Linear(e5.WIDTH, DIM, bias=False)
         self.centre = nn.Parameter(torch.zeros(e5.WIDTH))
         self.tokenizer = Tokenizer.from_str(tokenizer)
@@ -163,7 +165,7 @@ def start_projection(tower: TextTower, texts: Corpus, seed: int) -> None:
 
 
 def train(
-    tower: TextTower, texts: Corpus, steps: int, seed: int, lr: float = 5e-4,
+    tower: TextTower, texts: Corpus, steps: int, seed: int,
     report: Callable[[int, float], None] = lambda step, cosine: None,
 ) -> None:  # fmt: skip
     """Teach the tower; it ends as the running mean of its weights.
@@ -173,18 +175,17 @@ def train(
         texts: what is taught.
         steps: how many batches of 384 names.
         seed: of all chance.
-        lr: AdamW's largest learning rate; warmed up over 50 steps, then a cosine to nearly 0.
         report: called every 50 steps with the step and the mean cosine since the last call.
     """
     dice, chance = np.random.default_rng(seed), random.Random(seed)
     trained = [value for name, value in tower.named_parameters() if "position" not in name and "token_type" not in name]
-    optimizer = torch.optim.AdamW(trained, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(trained, lr=_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     average = torch.optim.swa_utils.AveragedModel(tower, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
     cosines: list[float] = []
     tower.train()
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(1, (step + 1) / 50) * (0.49 * (1 + math.cos(math.pi * step / steps)) + 0.02)
+            group["lr"] = _RATE * min(1, (step + 1) / 50) * (0.49 * (1 + math.cos(math.pi * step / steps)) + 0.02)
         prompts, places = texts.draw(BATCH, dice, chance)
         vectors = tower(prompts, _CHUNKS)
         cosine = (vectors * places).sum(1).mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -136,6 +137,4 @@ def _new_characters(full: Tokenizer, e5: E5, wordnet: WordNet, must: list[str]) 
 
 
 def _read_pieces(text: str) -> list[tuple[str, float]]:
-    import json
-
     return [(piece, score) for piece, score in json.loads(text)["model"]["vocab"]]
