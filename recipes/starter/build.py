@@ -381,11 +381,17 @@ def _texts(tower: text_tower.TextTower) -> Callable[[Sequence[str]], measures.Fl
 
 def _caltech(
     bench: Bench, tower: text_tower.TextTower, head: image_head.Head, seen: dict[str, Tensor]
-) -> dict[str, dict[str, float]]:
-    """Top-1 of a head that saw nothing of Caltech-101, on the half that reports."""
-    return {
-        view: _answers(bench, tower, [head], seen, reporting=True, view=view)[0].accuracies() for view in CHOOSE_VIEWS
-    }
+) -> dict[str, dict[str, Any]]:
+    """Top-1 of a head that saw nothing of Caltech-101, on the half that reports, with 95% intervals of the means."""
+    found = {}
+    for view in CHOOSE_VIEWS:
+        (answers,) = _answers(bench, tower, [head], seen, reporting=True, view=view)
+        intervals = {
+            f"{language} interval": [round(end, 1) for end in answers.interval(language)]
+            for language in prompts.MEASURED
+        }
+        found[view] = answers.accuracies() | intervals
+    return found
 
 
 def main() -> int:
