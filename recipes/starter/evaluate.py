@@ -53,7 +53,7 @@ def _answers(
     classifier: Classifier, data: Path, collection: str, small: bool, reporting: bool = True
 ) -> measures.Answers:
     folders = lexicon.folder_names(collection)
-    names = sorted(set(folders.values()), key=lambda name: name.english)
+    names = lexicon.labels(folders)
     listed = [picture for picture in read(data, collection, "choose") if reports(picture.name) == reporting]
     folder = Path(tempfile.mkdtemp())
     try:

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import torch
 from concepts import DIM
+from contrast import symmetric
 from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, gelu, normalize, one_hot
+from torch.nn.functional import gelu, normalize, one_hot
 
+POOLED = 1280
 HIDDEN = 2 * DIM  # what open_clip's "mlp" projection has
 _SCALE = 20.0
 """Of the cosines in the contrastive loss."""
@@ -58,19 +60,18 @@ class Album:
 class Head(nn.Module):
     """1280 numbers of the trunk to 384 of the shared space; laid out as timm's Mlp in open_clip's TimmModel."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(classifier.weight.shape[1], HIDDEN)
+        self.fc1 = nn.Linear(POOLED, HIDDEN)
         self.fc2 = nn.Linear(HIDDEN, DIM)
-        self._start_from(classifier)
 
     def forward(self, pooled: Tensor) -> Tensor:
         return normalize(self.fc2(gelu(self.fc1(pooled))), dim=1)
 
     @torch.no_grad()
-    def _start_from(self, classifier: Classifier) -> None:
+    def start_from(self, classifier: Classifier) -> None:
         """Hidden units see the published classes, merged where they lie close together."""
-        groups = HIDDEN if len(classifier.vectors) > HIDDEN else len(classifier.vectors)
+        groups = min(HIDDEN, len(classifier.vectors))
         merged = AgglomerativeClustering(groups, metric="cosine", linkage="average")
         member = one_hot(torch.as_tensor(merged.fit_predict(classifier.vectors.numpy())), groups).float()
         member /= member.sum(0)
@@ -101,7 +102,8 @@ def train(
         seed: of all chance.
     """
     torch.manual_seed(seed)
-    head = Head(classifier)
+    head = Head()
+    head.start_from(classifier)
     optimizer = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=1e-3)
     plain = torch.stack([classifier.opinion(view) for view in albums[0].pooled[:plain_views]])
     opinions = normalize(plain.mean(0), dim=1)
@@ -148,12 +150,6 @@ def _batch(albums: list[Album]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _contrastive(vectors: Tensor, prompts: Tensor, classes: Tensor, alike: Tensor) -> Tensor:
-    """Symmetric cross entropy over the N x N matrix, one a picture: float32 [N].
-
-    The same or nearly the same concept twice is no negative.
-    """
+    """The loss of pictures with a prompt of each one's class, any of its prompts: float32 [N]."""
     texts = prompts[classes, torch.randint(prompts.shape[1], (len(classes),))]
-    same = alike[classes][:, classes].fill_diagonal_(False)
-    logits = (_SCALE * vectors @ texts.T).masked_fill(same, -torch.inf)
-    own = torch.arange(len(classes))
-    return (cross_entropy(logits, own, reduction="none") + cross_entropy(logits.T, own, reduction="none")) / 2
+    return symmetric(_SCALE * vectors @ texts.T, alike[classes][:, classes], reduction="none")

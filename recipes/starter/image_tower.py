@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import zipfile
 from collections.abc import Sequence
@@ -17,6 +16,8 @@ import onnxruntime
 import timm
 import torch
 from pictures import Picture, view
+
+from clipcls.cores import cores
 
 Floats = npt.NDArray[np.float32]
 
@@ -86,5 +87,5 @@ def _session(model: torch.nn.Module) -> onnxruntime.InferenceSession:
         input_names=["pixels"], output_names=["pooled"], dynamic_axes={"pixels": {0: "n"}, "pooled": {0: "n"}},
     )  # fmt: skip
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = cores()
     return onnxruntime.InferenceSession(graph.getvalue(), options)

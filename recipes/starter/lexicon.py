@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,6 +144,11 @@ def _alternatives(name: str) -> list[str]:
 def folder_names(collection: str) -> dict[str, Name]:
     """Names of a data set's folders: ``caltech-101`` or ``groceries``."""
     return {folder: Name((english,), (chinese,)) for folder, english, chinese in _rows(f"{collection}.tsv")}
+
+
+def labels(folders: Mapping[str, Name]) -> list[Name]:
+    """The different names of a data set's folders, two of which may share one."""
+    return sorted(set(folders.values()), key=lambda name: name.english)
 
 
 def word_pairs() -> list[tuple[str, str]]:

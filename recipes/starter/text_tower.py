@@ -15,10 +15,11 @@ import e5
 import numpy as np
 import torch
 from concepts import DIM, Concept
+from contrast import symmetric
 from lexicon import Name, WordNet
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, normalize
+from torch.nn.functional import normalize
 from vocabulary import CONTEXT
 
 from prompts import dressed
@@ -189,7 +190,8 @@ def train(
         prompts, places = texts.draw(BATCH, dice, chance)
         vectors = tower(prompts, _CHUNKS)
         cosine = (vectors * places).sum(1).mean()
-        loss = 4 * (1 - cosine) + 0.5 * _contrastive(vectors, places)
+        contrast = symmetric(vectors @ places.T / _TEMPERATURE, places @ places.T > _ALIKE)
+        loss = 4 * (1 - cosine) + 0.5 * contrast
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
@@ -200,11 +202,3 @@ def train(
             report(step + 1, float(np.mean(cosines[-50:])))
     tower.load_state_dict(average.module.state_dict())
     tower.eval()
-
-
-def _contrastive(vectors: Tensor, places: Tensor) -> Tensor:
-    """Symmetric cross entropy over the N x N matrix of a batch (Radford et al. 2021, figure 3)."""
-    same = (places @ places.T > _ALIKE).fill_diagonal_(False)
-    logits = (vectors @ places.T / _TEMPERATURE).masked_fill(same, -torch.inf)
-    own = torch.arange(len(vectors))
-    return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
