@@ -190,6 +190,38 @@ def test_unknown_classes_are_taught_under_no_name() -> None:
     dog = everything.places[everything.names.index(("dog", "en"))]
     assert dog[1] > 5 * dog[2] > 0  # mostly the class, a little the cad
 
+    seen = {("thing", "en"): places[2], ("狗", "zh"): places[0]}
+    pictured = text_tower.corpus(wordnet, taught, places, classes, pairs, frozenset({"2"}), seen)
+    thing = pictured.places[pictured.names.index(("thing", "en"))]
+    assert thing[2] > thing[0] > 0  # it moved to its pictures
+    assert "狗" not in {name for name, _ in pictured.names}  # unknown, pictures or not
+
+
+def test_the_draws_that_are_reported_share_no_class_with_those_that_chose() -> None:
+    import random
+
+    import build
+
+    first, second, third = build.draws()
+    assert [len(draw) for draw in (first, second, third)] == [150, 150, 150]
+    assert len(first | second | third) == 225
+    distinct = [number for number in range(1000) if number not in build.DOUBLES]
+    for seed in (7, 8, 9):
+        assert not (first | second | third) & set(random.Random(seed).sample(distinct, 150))
+
+
+def test_turned_targets_lie_where_the_others_do_and_keep_their_angles() -> None:
+    import concepts
+    import torch
+    from torch.nn.functional import normalize
+
+    chance = torch.Generator().manual_seed(0)
+    places = normalize(torch.randn(50, 8, generator=chance), dim=1)
+    rotation = torch.linalg.qr(torch.randn(8, 8, generator=chance)).Q
+    turned = concepts.Targets(places @ rotation, places[:9] @ rotation).turned_to(concepts.Targets(places, places[:9]))
+    assert torch.allclose(turned.concepts, places, atol=1e-5)
+    assert torch.allclose(turned.classes, places[:9], atol=1e-5)
+
 
 def test_the_contrastive_loss_is_clips_and_spares_doubles() -> None:
     import torch

@@ -26,7 +26,7 @@ DIM = 384
 PHYSICAL = "00001930"
 """WordNet's physical entity."""
 
-_GRAPH_SHARE = 0.3  # of meaning; the rest is e5
+_GRAPH_SHARE = 0.2  # of meaning; the rest is e5
 _VISUAL_SHARE = 0.6  # of a target; the rest is meaning
 _VISUAL_DIMS = 256
 _VISUAL_POWER = 0.75  # 1 whitens the classifier's weights wholly
@@ -173,6 +173,11 @@ class Targets:
     """For texts: float32 [concepts, 384], unit rows."""
     classes: Tensor
     """For pictures, of all 1,000 classes: float32 [1000, 384], unit rows."""
+
+    def turned_to(self, like: Targets) -> Targets:
+        """The same, rotated to where the others lie, as nearly as can be (orthogonal Procrustes: Schönemann 1966)."""
+        left, _, right = torch.linalg.svd(self.concepts.T @ like.concepts)
+        return Targets(self.concepts @ left @ right, self.classes @ left @ right)
 
 
 def targets(meanings: Tensor, places: Tensor, weights: Tensor, rows: Sequence[int], seen: Collection[int]) -> Targets:

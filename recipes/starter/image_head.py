@@ -24,6 +24,8 @@ _SCALE = 20.0
 """Of the cosines in the contrastive loss."""
 _RATE = 5e-4
 """AdamW's largest learning rate."""
+SOFTNESS = 1.5
+"""Temperature of the classifier's opinion: the less sure it is, the more it says of what a class is like."""
 EACH = 256
 """Pictures of every album in a batch."""
 
@@ -41,7 +43,7 @@ class Classifier:
 
     def opinion(self, pooled: Tensor) -> Tensor:
         """Mean of the classes' vectors by their probabilities: float32 [pictures, 384], unit rows."""
-        probabilities = torch.softmax(pooled @ self.weight.T + self.bias, dim=1)
+        probabilities = torch.softmax((pooled @ self.weight.T + self.bias) / SOFTNESS, dim=1)
         return normalize(probabilities @ (self.vectors - self.vectors.mean(0)), dim=1)
 
 

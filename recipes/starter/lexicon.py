@@ -41,6 +41,10 @@ class Name:
     english: tuple[str, ...]
     chinese: tuple[str, ...]
 
+    def of(self, language: str) -> tuple[str, ...]:
+        """The names in ``en`` or ``zh``."""
+        return self.english if language == "en" else self.chinese
+
 
 @dataclass(slots=True)
 class WordNet:

@@ -34,7 +34,7 @@ class Answers:
         """Compare pictures' vectors, float32 [pictures, D], with those of every label's prompts."""
         cosines = {}
         for language, templates in MEASURED.items():
-            words = [(name.english if language == "en" else name.chinese)[0] for name in names]
+            words = [name.of(language)[0] for name in names]
             for kind, used in (("bare", ("{}",)), ("templated", templates)):
                 vectors = texts([template.replace("{}", word) for word in words for template in used])
                 heads = vectors.reshape(len(words), len(used), -1).mean(1)

@@ -31,6 +31,8 @@ _CHUNKS = 5
 _RATE = 5e-4
 """AdamW's largest learning rate; warmed up over 50 steps, then a cosine to nearly 0."""
 _TEMPERATURE = 0.07
+_PICTURE_SHARE = 0.6
+"""Of the place of a name that has pictures; the rest is where its meaning lies."""
 _ALIKE = 0.95
 """Cosine above which two places are the same concept."""
 
@@ -55,6 +57,7 @@ class Corpus:
 def corpus(
     wordnet: WordNet, concepts: Sequence[Concept], places: Tensor, classes: Mapping[str, Name],
     pairs: Sequence[tuple[str, str]], hidden: frozenset[str] = frozenset(),
+    pictured: Mapping[tuple[str, str], Tensor] | None = None,
 ) -> Corpus:  # fmt: skip
     """Every name of every concept.
 
@@ -65,6 +68,7 @@ def corpus(
         classes: ImageNet's classes, whose names count most.
         pairs: Chinese words with English ones, whose places are joined.
         hidden: classes that must stay unknown: neither they nor any of their names is taught.
+        pictured: names and languages of which there are pictures, with the place of these.
     """
     unsaid = {
         name.lower()
@@ -85,6 +89,7 @@ def corpus(
         for key, found in senses.items()
     }
     _join_pairs(taught, [pair for pair in pairs if unsaid.isdisjoint(word.lower() for word in pair)])
+    _join_pictures(taught, {key: place for key, place in (pictured or {}).items() if key[0].lower() not in unsaid})
     shares = np.array([share for _, share in taught.values()])
     stacked = normalize(torch.stack([place for place, _ in taught.values()]), dim=1)
     return Corpus(list(taught), stacked, shares / shares.sum())
@@ -125,6 +130,15 @@ def _join_pairs(taught: dict[tuple[str, str], tuple[Tensor, float]], pairs: Sequ
         taught[key] = (place, max(taught[key][1], 8.0))
         own, share = taught.get((chinese, "zh"), (torch.zeros(DIM), 0.0))
         taught[chinese, "zh"] = (normalize(own, dim=0) + place, max(share, 8.0))
+
+
+def _join_pictures(
+    taught: dict[tuple[str, str], tuple[Tensor, float]], pictured: Mapping[tuple[str, str], Tensor]
+) -> None:
+    """Move each name towards its pictures, and teach it most often of all."""
+    for key, place in pictured.items():
+        own, _ = taught.get(key, (place, 0.0))
+        taught[key] = (_PICTURE_SHARE * place + (1 - _PICTURE_SHARE) * normalize(own, dim=0), 60.0)
 
 
 class TextTower(nn.Module):
@@ -181,7 +195,8 @@ def train(
     dice, chance = np.random.default_rng(seed), random.Random(seed)
     trained = [value for name, value in tower.named_parameters() if "position" not in name and "token_type" not in name]
     optimizer = torch.optim.AdamW(trained, lr=_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    average = torch.optim.swa_utils.AveragedModel(tower, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
+    kept = torch.optim.swa_utils.get_ema_multi_avg_fn(min(0.995, 1 - 8 / max(steps, 10)))
+    average = torch.optim.swa_utils.AveragedModel(tower, multi_avg_fn=kept)
     cosines: list[float] = []
     tower.train()
     for step in range(steps):
