@@ -279,7 +279,7 @@ def _teach(
 
     depends: dict[str, Any] = {"steps": steps}
     if pictured:
-        depends["pictured"] = [*PICTURED, *VIEWS[PICTURED[0]], image_head.SOFTNESS]
+        depends["pictured"] = [text_tower.PICTURE_SHARE, *PICTURED, *VIEWS[PICTURED[0]], image_head.SOFTNESS]
     tower.load_state_dict(bench.stages.run(name, make, **depends))
 
 

@@ -31,7 +31,7 @@ _CHUNKS = 5
 _RATE = 5e-4
 """AdamW's largest learning rate; warmed up over 50 steps, then a cosine to nearly 0."""
 _TEMPERATURE = 0.07
-_PICTURE_SHARE = 0.6
+PICTURE_SHARE = 0.6
 """Of the place of a name that has pictures; the rest is where its meaning lies."""
 _ALIKE = 0.95
 """Cosine above which two places are the same concept."""
@@ -138,7 +138,7 @@ def _join_pictures(
     """Move each name towards its pictures, and teach it most often of all."""
     for key, place in pictured.items():
         own, _ = taught.get(key, (place, 0.0))
-        taught[key] = (_PICTURE_SHARE * place + (1 - _PICTURE_SHARE) * normalize(own, dim=0), 60.0)
+        taught[key] = (PICTURE_SHARE * place + (1 - PICTURE_SHARE) * normalize(own, dim=0), 60.0)
 
 
 class TextTower(nn.Module):
