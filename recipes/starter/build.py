@@ -92,6 +92,10 @@ class Bench:
     def steps(self, full: int) -> int:
         return max(2, round(full * self.fraction))
 
+    def known(self, unknown: frozenset[int]) -> list[int]:
+        """The classes of ImageNet but for the unknown ones, in order."""
+        return [number for number in range(len(self.offsets)) if number not in unknown]
+
     @property
     def data(self) -> Path:
         return self.paths[ingredients.PICTURES[0]].parent
@@ -245,7 +249,7 @@ def _targets(
     """Places of all concepts, fitted to the classes that are not kept unknown."""
 
     def make() -> dict[str, Tensor]:
-        known = [number for number in range(len(bench.offsets)) if number not in unknown]
+        known = bench.known(unknown)
         places = concepts.positions(bench.wordnet, taught, [bench.offsets[number] for number in known])
         row = {concept.offset: number for number, concept in enumerate(taught)}
         weights = trunk.classifier.weight.detach()
@@ -288,22 +292,21 @@ def _pictured(
     unknown: frozenset[int] = frozenset(),
 ) -> dict[tuple[str, str], Tensor]:  # fmt: skip
     """Where the pictures of each name lie in the classifier's opinion, by name and language: float32 [384]."""
-    classifier = _classifier(trunk, goals.classes, unknown)
+    classifier = _classifier(trunk, goals.classes, bench.known(unknown))
     found: dict[tuple[str, str], Tensor] = {}
     for collection in PICTURED:
         listed = [bench.folders[collection][picture.folder] for picture in read(bench.data, collection, "train")]
         opinions = torch.stack([classifier.opinion(view) for view in seen[f"{collection}-train"]]).mean(0)
         for label in lexicon.labels(bench.folders[collection]):
-            if unknown and _shows(bench, label, unknown):
+            if _shows(bench, label, unknown):
                 continue
             place = normalize(opinions[torch.tensor([own == label for own in listed])].mean(0), dim=0)
             found |= {(word, language): place for language in ("en", "zh") for word in label.of(language)}
     return found
 
 
-def _classifier(trunk: torch.nn.Module, places: Tensor, unknown: frozenset[int]) -> image_head.Classifier:
-    """The published last layer without the unknown classes, each at its place: of ``places``, float32 [1000, 384]."""
-    known = [number for number in range(len(places)) if number not in unknown]
+def _classifier(trunk: torch.nn.Module, places: Tensor, known: list[int]) -> image_head.Classifier:
+    """The published last layer with the known classes alone, each at its place: of ``places``, float32 [1000, 384]."""
     weight, bias = trunk.classifier.weight.detach()[known], trunk.classifier.bias.detach()[known]
     return image_head.Classifier(weight, bias, normalize(places[known], dim=1))
 
@@ -330,15 +333,15 @@ def _head(
     name: str, collections: Iterable[str], unknown: frozenset[int] = frozenset(),
 ) -> image_head.Head:  # fmt: skip
     """A head taught with the ImageNet samples and these collections, without whatever shows an unknown class."""
-    known = torch.tensor([number for number in range(len(bench.offsets)) if number not in unknown])
+    known = bench.known(unknown)
     own = normalize(bank["imagenet-samples"].mean(1), dim=1)
-    classifier = _classifier(trunk, goals.classes + own, unknown)
+    classifier = _classifier(trunk, goals.classes + own, known)
     pooled = seen["imagenet-samples"][:, known]
     albums = [image_head.Album(pooled, torch.arange(len(known)), CONTRAST["imagenet-samples"])]
     vectors = [bank["imagenet-samples"][known]]
     for collection in collections:
         labels = lexicon.labels(bench.folders[collection])
-        showing = {name for name in labels if unknown and _shows(bench, name, unknown)}
+        showing = {name for name in labels if _shows(bench, name, unknown)}
         kept, classes = [], []
         for row, picture in enumerate(read(bench.data, collection, "train")):
             label = bench.folders[collection][picture.folder]
@@ -362,6 +365,8 @@ def _head(
 
 def _shows(bench: Bench, name: Name, unknown: frozenset[int]) -> bool:
     """Whether pictures of this name may show an unknown class: it is called so, is a kind of it, or it of that."""
+    if not unknown:
+        return False
     english = name.english[0].lower()
     senses = [synset.offset for synset in bench.wordnet.synsets.values() if english in map(str.lower, synset.english)]
     below = frozenset().union(*map(bench.wordnet.ancestors, senses))
