@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from clipcls.classifier import ZeroShotClassifier as ZeroShotClassifier
     from clipcls.errors import ClipclsError as ClipclsError
     from clipcls.labels import Label as Label
+    from clipcls.promptfiles import load_prompts as load_prompts
     from clipcls.prompts import PromptSet as PromptSet
-    from clipcls.prompts import load_prompts as load_prompts
     from clipcls.records import EncoderInfo as EncoderInfo
     from clipcls.records import Failure as Failure
     from clipcls.records import ImageRef as ImageRef
@@ -43,7 +43,7 @@ _HOMES = {
     "PromptSet": "prompts",
     "Score": "records",
     "ZeroShotClassifier": "classifier",
-    "load_prompts": "prompts",
+    "load_prompts": "promptfiles",
 }
 
 __all__ = [

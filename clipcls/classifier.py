@@ -14,11 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from clipcls import zeroshot
+from clipcls.answer import Answer, Scores
 from clipcls.errors import InputError, UsageError
-from clipcls.labels import Label, is_chinese, label_set
+from clipcls.labelled import LabelledFolder, LabelledImages, Watch
+from clipcls.labels import Label, composed, is_chinese, label_set
 from clipcls.pipeline import Embedded, Embedder
-from clipcls.prompts import expand, load_prompts, templates_for
-from clipcls.records import EncoderInfo, Failure, ImageRef, Prediction, Record, Score, TokenCount
+from clipcls.promptfiles import Choice, chosen
+from clipcls.prompts import PromptSet, Wording, wordings
+from clipcls.records import EncoderInfo, Failure, ImageRef, Record, Synonyms, TokenCount
 from clipcls.settings import Settings
 from clipcls.sources import ImageSource
 from clipcls.store import Store
@@ -28,6 +31,9 @@ logger = logging.getLogger("clipcls")
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Vectors = npt.NDArray[np.float32]
+
+NEUTRAL = {"en": "a photo", "zh": "一张照片"}
+"""Prompts that name nothing, by language."""
 
 
 class Classifier:
@@ -99,24 +105,51 @@ class Classifier:
         return self._embedder.info
 
     def zero_shot(
-        self, labels: str | Iterable[str | Label], prompts: str | Sequence[str] | None = None
+        self,
+        labels: str | Iterable[str | Label],
+        prompts: str | Sequence[str] | PromptSet | Choice | None = None,
+        *,
+        synonyms: Synonyms = "mean",
+        background: str | Iterable[str | Label] = (),
+        multi_label: bool = False,
     ) -> ZeroShotClassifier:
         """A zero-shot classifier for some labels.
 
         Args:
-            labels: names, or ``Label`` objects where two share a name; one string is split at its commas. Duplicates
-                are dropped.
-            prompts: a prompt set's name, a file, a template, or several of them (their union); None lets the script
-                of each label choose between the sets ``zh`` and ``en``.
+            labels: names, ``|`` between the synonyms of one, or ``Label`` objects; one string is split at its commas.
+                Duplicates are dropped.
+            prompts: a prompt set, its name, a file, a template, or several of the latter (their union); or a function
+                that gives each name's set. None lets the script of each name choose between the sets ``zh`` and
+                ``en``.
+            synonyms: a label with several names has the normalised mean of their class weights (``mean``), or each
+                image's best score among them (``max``).
+            background: labels that compete with the others and are never the answer.
+            multi_label: whether an image may have several labels, or none: each is then scored on its own. A sigmoid
+                model is made for that; of a softmax model a label's probability is its softmax against the neutral
+                prompt "a photo" or "一张照片", which is a rule of thumb and not calibrated.
 
         Raises:
-            UsageError: there is no label, or a prompt set or template is not usable.
+            UsageError: there is no label, a prompt set or template is not usable, or a background was given to a
+                multi-label classifier, in which labels do not compete.
             ModelError: the model cannot be loaded.
             DeviceError: the device is missing.
         """
         kept = label_set(labels)
-        templates = templates_for(kept, load_prompts(prompts) if prompts else None)
-        return ZeroShotClassifier(self._embedder, kept, templates)
+        behind = label_set(background) if background else ()
+        if behind and multi_label:
+            raise UsageError("with --multi-label the labels do not compete, so --background has nothing to do")
+        _check_apart(kept, behind)
+        named = wordings([*kept, *behind], chosen(prompts))
+        return ZeroShotClassifier(self._embedder, kept, named, synonyms, multi_label=multi_label)
+
+    def count_tokens(self, prompts: Sequence[str]) -> list[TokenCount]:
+        """How much of the text tower's context each prompt takes, and whether its end is cut off.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+            DeviceError: the device is missing.
+        """
+        return self._embedder.count_tokens(prompts)
 
     def embed_images(self, paths: Paths) -> Vectors:
         """Embeddings of image files and folders, in order.
@@ -137,6 +170,16 @@ class Classifier:
                 vectors.append(image.vector)
         return np.stack(vectors) if vectors else np.empty((0, self.info.dim), np.float32)
 
+    def labelled(self, folder: LabelledFolder, watch: Watch = lambda images: images) -> LabelledImages:
+        """Embeddings of images whose labels are known; ``watch`` sees each image as it comes, and hands it on.
+
+        Raises:
+            InputError: none of the images can be read, or only one label has any.
+            ModelError: the model cannot be loaded.
+            DeviceError: the device is missing.
+        """
+        return folder.embed(self._embedder, watch)
+
     def embed_texts(self, texts: str | Sequence[str]) -> Vectors:
         """Embeddings of texts as they are, without a template.
 
@@ -154,24 +197,50 @@ class Classifier:
 class ZeroShotClassifier:
     """Labels in a model's embedding space. Made by ``Classifier.zero_shot``."""
 
-    def __init__(self, embedder: Embedder, labels: tuple[Label, ...], templates: Sequence[tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        labels: tuple[Label, ...],
+        named: tuple[Wording, ...],
+        synonyms: Synonyms,
+        *,
+        multi_label: bool,
+    ) -> None:
         self._embedder = embedder
         self.labels = labels
-        """The labels in the order of ``weights``."""
-        self.templates = tuple(templates)
-        """Each label's prompt templates."""
-        prompts = [
-            expand(template, label.name) for label, own in zip(labels, templates, strict=True) for template in own
-        ]
+        """The labels that can be the answer."""
+        self.wordings = named
+        """Every name of every label, in order, with its templates; after the labels those of the background."""
+        self.synonyms: Synonyms = synonyms
+        self.multi_label = multi_label
+        every = [wording.label for wording in named]
+        order = list(dict.fromkeys(every))
+        self.background = tuple(order[len(labels) :])
+        """Labels that compete and are never the answer."""
+        place = {label: at for at, label in enumerate(order)}
+        self._label_of = [place[label] for label in every]
+        """Each name's label."""
+        prompts = [prompt for wording in named for prompt in wording.prompts]
         vectors, tokens = embedder.texts(prompts)
-        ends = np.cumsum([len(own) for own in templates])
+        ends = np.cumsum([len(wording.templates) for wording in named])
         self.weights: Vectors = zeroshot.class_weights(np.split(vectors, ends[:-1]))
-        """Class weights: float32 [L, D], unit rows."""
-        self._warn_of_cut(prompts, tokens)
+        """Class weights, of the background last: float32 [L, D], unit rows; with synonyms by ``max`` one row a name."""
+        warn_of_cut(prompts, tokens)
         self._warn_of_labels()
+        self._by_name = synonyms == "max" and len(named) > len(order)
+        if len(named) > len(order) and not self._by_name:
+            self.weights = zeroshot.merged(self.weights, self._label_of)
+        self._neutral = self._neutral_weights() if multi_label and embedder.info.activation == "softmax" else None
 
     def classify(
-        self, images: Paths | Iterable[ImageRef], *, top_k: int = 1, all_scores: bool = False
+        self,
+        images: Paths | Iterable[ImageRef],
+        *,
+        top_k: int = 1,
+        all_scores: bool = False,
+        threshold: float | None = None,
+        margin: float = 0.0,
+        groups: bool = False,
     ) -> Iterator[Record]:
         """Rank the labels for every image, in input order; images are read as the records are asked for.
 
@@ -179,65 +248,109 @@ class ZeroShotClassifier:
             images: files, folders and globs, or an ``ImageSource`` or other iterable of ``ImageRef``.
             top_k: how many labels to rank; all of them if there are fewer.
             all_scores: whether each prediction also carries every label's score.
+            threshold: least probability of an answer, 0 to 1; below it the prediction is uncertain. None means 0, or
+                for a multi-label classifier 0.5 with a sigmoid model and 0.9 with a softmax model.
+            margin: least lead in probability of the best label over the next, or over the best of the background.
+            groups: whether each prediction carries its best group; a label without one is a group of its own.
 
         Yields:
             A Prediction, or for an image that cannot be read a Failure with the reason.
 
         Raises:
-            UsageError: top_k is less than 1.
+            UsageError: a number is out of range, a margin was asked of a multi-label classifier, or groups of labels
+                without any.
             InputError: a path does not exist.
             ModelError: the model cannot be loaded.
             DeviceError: the device is missing, or its memory too small for one image.
         """
         if top_k < 1:
             raise UsageError("top-k must be 1 or more")
+        if groups and not any(label.group for label in self.labels):
+            raise UsageError("no label has a group: write groups into a file of labels, one a label")
+        answer = Answer(
+            self.labels,
+            self._embedder.info.activation,
+            multi_label=self.multi_label,
+            threshold=threshold,
+            margin=margin,
+            groups=groups,
+            top_k=top_k,
+            all_scores=all_scores,
+        )
         for block in self._embedder.images(_image_refs(images)):
-            yield from self._score(block, top_k, all_scores)
+            yield from self._score(block, answer)
 
-    def _score(self, block: Sequence[Embedded | Failure], k: int, all_scores: bool) -> Iterator[Record]:
+    def scores(self, images: Vectors) -> Scores:
+        """Every label's scores for some image embeddings.
+
+        Args:
+            images: float32 [n, D], unit rows.
+        """
+        info = self._embedder.info
+        cosines = zeroshot.cosines(images, self.weights)
+        if self._by_name:
+            cosines = zeroshot.best_of_names(cosines, self._label_of)
+        if self._neutral is not None:
+            neutral = zeroshot.cosines(images, self._neutral)
+            alone = zeroshot.against_neutral(cosines, neutral, info.logit_scale)
+            return Scores(cosines, alone, cosines - neutral)
+        every = zeroshot.probabilities(cosines, info.logit_scale, info.logit_bias, info.activation)
+        return Scores(cosines, every, cosines)
+
+    def _score(self, block: Sequence[Embedded | Failure], answer: Answer) -> Iterator[Record]:
         embedded = [image for image in block if isinstance(image, Embedded)]
         if not embedded:
             yield from (image for image in block if isinstance(image, Failure))
             return
-        info = self._embedder.info
-        cosines = zeroshot.cosines(np.stack([image.vector for image in embedded]), self.weights)
-        probabilities = zeroshot.probabilities(cosines, info.logit_scale, info.logit_bias, info.activation)
-        rows = zip(zeroshot.top_k(cosines, k), probabilities, cosines, strict=True)
+        predictions = answer.all(embedded, self.scores(np.stack([image.vector for image in embedded])))
         for image in block:
-            if isinstance(image, Failure):
-                yield image
-                continue
-            best, probability, cosine = next(rows)
-            scores = [
-                Score(self.labels[i].column, float(probability[i]), float(cosine[i]))
-                for i in (range(len(self.labels)) if all_scores else best)
-            ]
-            ranked = tuple(scores[i] for i in best) if all_scores else tuple(scores)
-            yield Prediction(image.path, ranked, tuple(scores) if all_scores else None, image.cached)
+            yield image if isinstance(image, Failure) else next(predictions)
+
+    def _neutral_weights(self) -> Vectors:
+        """For every label the embedding of a prompt in its language that names nothing: float32 [L, D], unit rows."""
+        chinese = [is_chinese(next(w for w in self.wordings if w.label == label).prompts[0]) for label in self.labels]
+        return self._embedder.texts([NEUTRAL["zh" if yes else "en"] for yes in chinese])[0]
 
     def _warn_of_labels(self) -> None:
         """An English model answers Chinese labels, too, but with noise; one label alone wins whatever it is."""
         info = self._embedder.info
-        if len(self.labels) == 1 and info.activation == "softmax":
+        if len(self.labels) + len(self.background) == 1 and info.activation == "softmax" and not self.multi_label:
             logger.warning(
                 "with one label the probability is always 1: look at the cosine, or add what else the pictures may show"
             )
-        chinese = [label.name for label in self.labels if is_chinese(label.name)]
+        chinese = [wording.name for wording in self.wordings if is_chinese(wording.name)]
         if chinese and info.languages == ("en",):
             logger.warning(
                 "%s was trained on English and does not know %s: its answers will be noise; write the labels in "
                 "English, or use --model starter or --model xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k",
                 info.spec, "、".join(chinese[:3]) + ("…" if len(chinese) > 3 else ""),
             )  # fmt: skip
+        for rows in zeroshot.alike(self.weights):
+            labels = list(dict.fromkeys(self.wordings[row].label.column for row in rows))
+            if len(labels) > 1:
+                logger.warning(
+                    "%s reads %s alike and cannot tell them apart: reword all but one",
+                    info.spec, " and ".join(map(repr, labels[:3])) + (" and more" if len(labels) > 3 else ""),
+                )  # fmt: skip
 
-    def _warn_of_cut(self, prompts: Sequence[str], tokens: Sequence[TokenCount]) -> None:
-        cut = [prompt for prompt, count in zip(prompts, tokens, strict=True) if count.cut]
-        if cut:
-            longest = max(count.tokens for count in tokens)
-            logger.warning(
-                "%d of %d prompts are longer than the model's %d tokens, and their ends are not read; one begins %s",
-                len(cut), len(prompts), longest, repr(cut[0][:40]),
-            )  # fmt: skip
+
+def warn_of_cut(prompts: Sequence[str], tokens: Sequence[TokenCount]) -> None:
+    """Tell which prompts do not fit into the text tower's context."""
+    cut = [prompt for prompt, count in zip(prompts, tokens, strict=True) if count.cut]
+    if cut:
+        longest = max(count.tokens for count in tokens)
+        logger.warning(
+            "%d of %d prompts are longer than the model's %d tokens, and their ends are not read; one begins %s",
+            len(cut), len(prompts), longest, repr(cut[0][:40]),
+        )  # fmt: skip
+
+
+def _check_apart(labels: Sequence[Label], background: Sequence[Label]) -> None:
+    names = {composed(name): label for label in labels for name in label.names}
+    for label in background:
+        for name in label.names:
+            if composed(name) in names:
+                raise UsageError(f"{name!r} is both a label and background; it can only be one of them")
 
 
 def _image_refs(images: Paths | Iterable[ImageRef]) -> Iterable[ImageRef]:

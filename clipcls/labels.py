@@ -1,4 +1,4 @@
-"""Label sets: what a person wants to tell apart, parsed from flags and files."""
+"""Label sets: what a person wants to tell apart."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import logging
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from clipcls.errors import UsageError
-from clipcls.textfile import read_text
 
 logger = logging.getLogger("clipcls")
 
 _SEPARATORS = re.compile("[,，、]")
 _KANA = re.compile("[\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
+SYNONYM = "|"
+"""Between the names of one label, where a label is written as one string."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,30 @@ class Label:
     """One thing to look for."""
 
     name: str
-    """The word or words that are written into the prompts and shown in results."""
+    """The word or words that are written into the prompts."""
     id: str | None = None
     """Tells apart labels that share a name, as ImageNet's two kinds of "missile" do."""
+    synonyms: tuple[str, ...] = ()
+    """Further names, each written into prompts of its own."""
+    display: str | None = None
+    """What results call it in place of its name."""
+    description: str = ""
+    """A note for people; no model reads it."""
+    templates: tuple[str, ...] = ()
+    """Prompt templates for this label alone, in place of the prompt set's; they need no place for the label."""
+    group: str = ""
+    """What it is a kind of."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name and the synonyms."""
+        return (self.name, *self.synonyms)
 
     @property
     def column(self) -> str:
         """What a results file calls this label: unique within a label set."""
-        return self.name if self.id is None else f"{self.name} [{self.id}]"
+        shown = self.display or self.name
+        return shown if self.id is None else f"{shown} [{self.id}]"
 
 
 def split_labels(text: str) -> list[str]:
@@ -39,20 +55,17 @@ def split_labels(text: str) -> list[str]:
     return _SEPARATORS.split(text)
 
 
-def read_labels(path: Path) -> list[str]:
-    """The labels in a text file: one a line; empty lines and lines that begin with ``#`` do not count.
-
-    Raises:
-        UsageError: the file cannot be read or is not UTF-8 text.
-    """
-    return [line for line in read_text(path, "labels").splitlines() if not line.lstrip().startswith("#")]
+def parse_label(text: str) -> Label:
+    """The label in one string, where ``|`` separates its synonyms, as in ``大象|象|elephant``."""
+    name, *synonyms = [part for part in map(_clean, text.split(SYNONYM)) if part] or [""]
+    return Label(name, synonyms=tuple(synonyms))
 
 
 def label_set(labels: str | Iterable[str | Label]) -> tuple[Label, ...]:
     """The labels in their order, without surplus space, empty ones and duplicates; a dropped duplicate is logged.
 
-    One string is taken as on the command line. Names are compared in Unicode's composed form (NFC). Two labels of one
-    name are both kept if their ids differ.
+    A string is taken as ``parse_label`` takes it, and one string alone as on the command line. Names are compared in
+    Unicode's composed form (NFC). Two labels of one name are both kept if their ids differ.
 
     Raises:
         UsageError: no label is left, one is not valid text, or two could not be told apart in results.
@@ -60,34 +73,67 @@ def label_set(labels: str | Iterable[str | Label]) -> tuple[Label, ...]:
     kept: dict[tuple[str, str | None], Label] = {}
     dropped = []
     for given in split_labels(labels) if isinstance(labels, str) else labels:
-        label = given if isinstance(given, Label) else Label(given)
-        label = Label(" ".join(label.name.split()), label.id)
+        label = _tidy(parse_label(given) if isinstance(given, str) else given)
         if not label.name:
             continue
-        _check_text(label.name)
-        key = (unicodedata.normalize("NFC", label.name), label.id)
+        key = (composed(label.name), label.id)
         if key in kept:
             dropped.append(label.name)
         else:
             kept[key] = label
     if not kept:
         raise UsageError("no labels given: name at least one, as in --labels 大象,冰箱,蚂蚁")
-    for label in kept.values():
-        if label.id is not None and (unicodedata.normalize("NFC", label.column), None) in kept:
-            raise UsageError(f"two labels would both be called {label.column!r} in results; rename one")
+    _check_columns(kept.values())
     if dropped:
         logger.warning("dropped labels given more than once: %s", ", ".join(dict.fromkeys(dropped)))
     return tuple(kept.values())
 
 
-def _check_text(name: str) -> None:
-    try:
-        name.encode()
-    except UnicodeEncodeError as exc:
-        shown = name.encode("utf-8", "backslashreplace").decode()
-        raise UsageError(f"the label {shown!r} is not valid UTF-8 text; write it in UTF-8") from exc
+def shared_names(labels: Iterable[Label]) -> dict[str, list[str]]:
+    """Names that are written into the prompts of more than one label, and those labels' columns."""
+    owners: dict[str, list[str]] = {}
+    for label in labels:
+        for name in label.names:
+            owners.setdefault(composed(name), []).append(label.column)
+    return {name: columns for name, columns in owners.items() if len(columns) > 1}
+
+
+def composed(text: str) -> str:
+    """The text in Unicode's composed form (NFC), in which names are compared: macOS writes file names decomposed."""
+    return unicodedata.normalize("NFC", text)
 
 
 def is_chinese(text: str) -> bool:
     """Whether the text has Chinese characters and no Japanese kana."""
     return bool(_HAN.search(text)) and not _KANA.search(text)
+
+
+def _clean(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _tidy(label: Label) -> Label:
+    """The label without surplus space in its names, and each name once.
+
+    Raises:
+        UsageError: a name is not valid text.
+    """
+    name, display = _clean(label.name), _clean(label.display or "") or None
+    unique = {composed(synonym): synonym for synonym in map(_clean, label.synonyms) if synonym}
+    unique.pop(composed(name), None)
+    for text in (name, display or "", *unique.values(), *label.templates, label.group, label.id or ""):
+        try:
+            text.encode()
+        except UnicodeEncodeError as exc:
+            shown = text.encode("utf-8", "backslashreplace").decode()
+            raise UsageError(f"the label {shown!r} is not valid UTF-8 text; write it in UTF-8") from exc
+    return replace(label, name=name, synonyms=tuple(unique.values()), display=display)
+
+
+def _check_columns(labels: Iterable[Label]) -> None:
+    seen: set[str] = set()
+    for label in labels:
+        column = composed(label.column)
+        if column in seen:
+            raise UsageError(f"two labels would both be called {label.column!r} in results; rename one")
+        seen.add(column)

@@ -125,6 +125,15 @@ class Embedder:
             found |= fresh
         return np.stack([found[prompt][0] for prompt in prompts]), [found[prompt][1] for prompt in prompts]
 
+    def count_tokens(self, prompts: Sequence[str]) -> list[TokenCount]:
+        """Token counts of prompts, which need not be embedded for that.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+            DeviceError: the device is missing.
+        """
+        return list(await_result(self._tower.loading()).tokenize(prompts))
+
     def images(self, refs: Iterable[ImageRef]) -> Iterator[list[Embedded | Failure]]:
         """Embeddings of images in input order, in blocks of as many as are ready.
 

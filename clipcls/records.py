@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
 Activation = Literal["softmax", "sigmoid"]
+Synonyms = Literal["mean", "max"]
+"""How a label with several names is scored: the mean of their class weights, or an image's best score among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,15 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupScore:
+    """What an image shows a kind of."""
+
+    name: str
+    probability: float
+    """0 to 1: the sum over the group's labels; where labels are scored each on its own, that of the best."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """An image and its labels, best first."""
 
@@ -73,6 +84,10 @@ class Prediction:
     """Every label's score in label order, where it was asked for."""
     cached: bool = False
     """Whether the image's embedding came from the store."""
+    sure: tuple[str, ...] | None = None
+    """The labels that are sure enough to be the answer; None where the best one is, whatever its score."""
+    group: GroupScore | None = None
+    """The best group, where groups were asked for."""
 
     ok = True
     error = None
@@ -81,6 +96,16 @@ class Prediction:
     def top(self) -> Score:
         """The best score."""
         return self.ranked[0]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The answer: one label, several of a multi-label classifier, best first, or none."""
+        return (self.top.label,) if self.sure is None else self.sure
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether no label is sure enough to be the answer."""
+        return not self.labels
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 import platformdirs
 
 from clipcls.errors import UsageError
-from clipcls.textfile import read_text
+from clipcls.textfile import parse_structured, read_text
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
 
@@ -73,10 +72,7 @@ class Settings:
 def _from_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        table = tomllib.loads(read_text(path, "settings"))
-    except tomllib.TOMLDecodeError as exc:
-        raise UsageError(f"{path}: not valid TOML: {exc}") from exc
+    table = parse_structured(read_text(path, "settings"), path)
     return {key: _checked(key, value, f"{path}: {key}") for key, value in table.items()}
 
 

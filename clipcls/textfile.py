@@ -1,22 +1,123 @@
-"""Reading the small text files that people write: labels, templates, settings."""
+"""Reading the text files that people write: labels, templates, settings."""
 
 from __future__ import annotations
 
+import codecs
+import json
+import logging
+import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from clipcls.errors import UsageError
 
+logger = logging.getLogger("clipcls")
+
+_LARGEST = 16 << 20
+"""Bytes; ten thousand labels take a hundredth of it."""
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_PLACE = re.compile(r"line (\d+),? column (\d+)")
+
+
+class FileFault(UsageError):
+    """A text file that cannot be understood; ``line`` and ``column`` count from 1."""
+
+    def __init__(self, path: Path, reason: str, line: int | None = None, column: int = 1) -> None:
+        super().__init__(f"{path}: {reason}" if line is None else f"{path}, line {line}: {reason}")
+        self.reason, self.line, self.column = reason, line or 1, column
+
 
 def read_text(path: Path, what: str) -> str:
-    """A small UTF-8 text file, with or without a byte-order mark; ``what`` names its content in an error.
+    """A text file of a person's: UTF-8 with or without a byte-order mark, UTF-16, or GBK as Chinese Windows writes it.
+
+    Args:
+        path: the file.
+        what: its content, as an error names it.
 
     Raises:
-        UsageError: the file cannot be read or is not UTF-8 text.
+        UsageError: the file cannot be read, is too large or is no text.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as exc:
-        raise UsageError(f"cannot read {what} from {path}: {exc.strerror or exc}") from exc
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
+        raise UsageError(f"cannot read {what} from {path}: {getattr(exc, 'strerror', None) or exc}") from exc
+    if len(data) > _LARGEST:
+        raise FileFault(path, f"larger than {_LARGEST >> 20} MB: this is no file of {what}")
+    return _decode(data, path)
+
+
+def _decode(data: bytes, path: Path) -> str:
+    try:
+        if data.startswith(_UTF16):
+            return data.decode("utf-16")
+        if b"\0" in data:
+            raise FileFault(path, "a binary file, not text")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
-        line = exc.object.count(b"\n", 0, exc.start) + 1
-        raise UsageError(f"{path}, line {line}: not UTF-8 text; save the file as UTF-8 and try again") from exc
+        text = _as_gbk(data)
+        if text is None:
+            line = data.count(b"\n", 0, exc.start) + 1
+            advice = "not UTF-8, UTF-16 or GBK text; save the file as UTF-8 and try again"
+            raise FileFault(path, advice, line) from exc
+        logger.info("%s is not UTF-8; read as GBK", path)
+        return text
+
+
+def _as_gbk(data: bytes) -> str | None:
+    """The bytes as GBK (by its superset GB 18030), if they make Chinese text and not some other encoding's letters."""
+    try:
+        text = data.decode("gb18030")
+    except UnicodeDecodeError:
+        return None
+    foreign = [char for char in text if not char.isascii()]
+    common = "".join(foreign).encode("gb2312", "ignore")  # two bytes a character in everyday use
+    return text if len(common) >= len(foreign) else None
+
+
+def parse_structured(text: str, path: Path) -> Any:
+    """What a ``.toml``, ``.json``, ``.yaml`` or ``.yml`` file holds: dicts, lists, strings and numbers.
+
+    Raises:
+        FileFault: it is not valid.
+    """
+    match path.suffix.lower():
+        case ".toml":
+            return _parse_toml(text, path)
+        case ".json":
+            return _parse_json(text, path)
+        case _:
+            return _parse_yaml(text, path)
+
+
+def _parse_toml(text: str, path: Path) -> Any:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+        place = _PLACE.search(str(exc))
+        line, column = (int(place[1]), int(place[2])) if place else (text.count("\n") + 1, 1)
+        reason = re.sub(r" \(at .*\)$", "", str(exc))
+        raise FileFault(path, f"not valid TOML: {reason}", line, column) from exc
+
+
+def _parse_json(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise FileFault(path, f"not valid JSON: {exc.msg}", exc.lineno, exc.colno) from exc
+    except RecursionError as exc:
+        raise FileFault(path, "not valid JSON: nested too deeply") from exc
+
+
+def _parse_yaml(text: str, path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        raise FileFault(path, f"not valid YAML: {exc.problem}", line, column) from exc
+    except (yaml.YAMLError, RecursionError, ValueError) as exc:
+        raise FileFault(path, f"not valid YAML: {' '.join(str(exc).split())[:100]}") from exc

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipcls.errors import UsageError
-from clipcls.labels import Label, is_chinese, label_set, read_labels, split_labels
+from clipcls.labelfiles import read_labels
+from clipcls.labels import Label, is_chinese, label_set, split_labels
 
 
 def names(*given: str | Label) -> list[str]:
@@ -54,14 +55,15 @@ def test_a_label_that_is_no_text_is_an_error() -> None:
 def test_a_file_holds_one_label_a_line(tmp_path: Path) -> None:
     file = tmp_path / "标签.txt"
     file.write_bytes("\ufeff大象\r\n# a comment\r\n\r\n  # another\r\npolar bear, big\r\nC#\r\n".encode())
-    assert names(*read_labels(file)) == ["大象", "polar bear, big", "C#"]
+    assert names(*read_labels(file).labels) == ["大象", "polar bear, big", "C#"]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "cannot read labels from .*: No such file"),
-        ("大象".encode("gbk"), "line 1: not UTF-8 text; save the file"),
+        (b"caf\xe9\n", "line 1: not UTF-8, UTF-16 or GBK text; save the file"),
+        (b"\x89PNG\r\n\0\0", "a binary file, not text"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_clear_line(tmp_path: Path, content: bytes | None, message: str) -> None:
@@ -74,7 +76,7 @@ def test_a_file_that_cannot_be_read_is_one_clear_line(tmp_path: Path, content: b
 
 
 def test_the_line_of_bytes_that_are_no_text_is_named(tmp_path: Path) -> None:
-    (tmp_path / "labels.txt").write_bytes(b"cat\ndog\n" + "冰箱".encode("gbk"))
+    (tmp_path / "labels.txt").write_bytes(b"cat\ndog\ncaf\xe9\n")
     with pytest.raises(UsageError, match="line 3"):
         read_labels(tmp_path / "labels.txt")
 

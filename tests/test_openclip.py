@@ -26,6 +26,7 @@ from tiny import (
     CONTEXT,
     HF_TEXT,
     MODELS,
+    SIGLIP,
     make_model,
     make_models,
     random_weights,
@@ -271,6 +272,89 @@ def test_every_kind_of_checkpoint(weights: str, load: Load, tmp_path: Path) -> N
     folder = make_model(tmp_path / "model", CLIP, 3, weights)
     got, expected = (load(model).embed_texts(["cat"]) for model in (folder, with_usual_name))
     np.testing.assert_array_equal(got, expected)
+
+
+# The padding of prompts.
+
+PROMPTS = ["a photo of a cat", "", "rocket", "a dog, " * 40, "象" * 5, "one two three four five six seven " * 3, "cat"]
+CAUSAL = {
+    "clip": CLIP,
+    "custom text": {"model_cfg": CLIP["model_cfg"] | {"custom_text": True}},
+    "eos": {"model_cfg": CLIP["model_cfg"] | {"text_cfg": BPE_TEXT | {"pool_type": "eos", "eos_id": 49407}}},
+    "no eos": {"model_cfg": CLIP["model_cfg"] | {"text_cfg": BPE_TEXT | {"pool_type": "eos", "eos_id": 5}}},
+}
+HEEDING = {
+    "siglip": SIGLIP,
+    "hf": HF_TEXT,
+    "not causal": {"model_cfg": CLIP["model_cfg"] | {"text_cfg": BPE_TEXT | {"no_causal_mask": True}}},
+    "last": {"model_cfg": CLIP["model_cfg"] | {"text_cfg": BPE_TEXT | {"pool_type": "last"}}},
+    "class token": {"model_cfg": CLIP["model_cfg"] | {"custom_text": True, "text_cfg": BPE_TEXT | {"embed_cls": True}}},
+}
+
+
+def columns_seen(encoder: Any, prompts: Sequence[str]) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """The vectors, and rows and columns of every batch of tokens that the text tower's first layer was given."""
+    from torch.nn import Embedding
+
+    seen: list[tuple[int, int]] = []
+    embedding = next(part for part in encoder._model.modules() if isinstance(part, Embedding))
+    hook = embedding.register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape)))
+    try:
+        return encoder.encode_texts(prompts), seen
+    finally:
+        hook.remove()
+
+
+def texts_of_open_clip(folder: Path, prompts: Sequence[str]) -> np.ndarray:
+    import torch
+
+    reference = Reference(folder)
+    with torch.no_grad():
+        return reference.model.encode_text(reference.tokenizer(list(prompts)), normalize=True).numpy()
+
+
+@pytest.mark.parametrize("config", CAUSAL.values(), ids=CAUSAL)
+def test_padding_that_nobody_looks_at_is_cut(config: dict[str, Any], tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", config, 5)
+    encoder: Any = load_encoder(str(folder), device="cpu")[0]
+    got, seen = columns_seen(encoder, PROMPTS)
+    np.testing.assert_allclose(got, texts_of_open_clip(folder, PROMPTS), atol=1e-5)
+    absent = config is CAUSAL["no eos"]  # open_clip then pools at the first token
+    assert seen == ([(7, 1)] if absent else [(4, 7), (2, 23), (1, 77)])
+    assert absent or np.abs(got[0] - got[2]).max() > 1e-3  # the prompts do differ
+    for prompt, row in zip(PROMPTS, got, strict=True):
+        np.testing.assert_allclose(encoder.encode_texts([prompt])[0], row, atol=1e-5)
+    assert encoder._model.state_dict().keys() == Reference(folder).model.state_dict().keys()
+    context = config["model_cfg"]["text_cfg"]["context_length"]
+    assert len(getattr(encoder._model, "text", encoder._model).positional_embedding) == context
+
+
+@pytest.mark.parametrize("config", HEEDING.values(), ids=HEEDING)
+def test_padding_that_counts_is_kept(config: dict[str, Any], tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", config, 5)
+    got, seen = columns_seen(load_encoder(str(folder), device="cpu")[0], PROMPTS)
+    np.testing.assert_allclose(got, texts_of_open_clip(folder, PROMPTS), atol=1e-5)
+    assert seen == [(len(PROMPTS), config["model_cfg"]["text_cfg"]["context_length"])]
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("The size of tensor a must match")], ids=["moved", "failed"])
+def test_padding_is_kept_where_the_cut_does_not_prove_true(
+    error: Exception | None, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import open_clip
+
+    encode = open_clip.CLIP.encode_text
+
+    def heeds_padding(self: Any, tokens: Any, normalize: bool = False) -> Any:
+        if error and tokens.shape[1] < 77:
+            raise error
+        vectors = encode(self, tokens, normalize=normalize)
+        vectors[:, 0] += 2e-5 * tokens.shape[1] / 77
+        return vectors
+
+    monkeypatch.setattr(open_clip.CLIP, "encode_text", heeds_padding)
+    _, seen = columns_seen(load_encoder(str(tiny_models["clip"]), device="cpu")[0], PROMPTS)
+    assert seen == [(len(PROMPTS), 77)]
 
 
 # No network.

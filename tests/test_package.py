@@ -12,7 +12,7 @@ import pytest
 from conftest import IMAGES, ROOT
 
 from clipcls import __version__
-from clipcls.prompts import shipped_names
+from clipcls.library import set_names
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_it_holds_what_the_command_needs(wheel: Path) -> None:
         "starter/README.md",
     ):
         assert f"clipcls/{name}" in names
-    assert {f"clipcls/_prompts/{name}.toml" for name in shipped_names()} <= names
+    assert {f"clipcls/_prompts/{name}.toml" for name in set_names("prompts")} <= names
     top = {name.split("/")[0] for name in names}
     assert top == {"clipcls", f"clipcls-{__version__}.dist-info"}
 

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipcls import prompts
+from clipcls import library
 from clipcls.errors import UsageError
 from clipcls.labels import Label
-from clipcls.prompts import PLACEHOLDERS, expand, load_prompts, shipped_folder, shipped_names, templates_for
+from clipcls.library import set_names, shipped_folder
+from clipcls.promptfiles import chosen, load_prompts
+from clipcls.prompts import PLACEHOLDERS, expand, wordings
 
 
 @pytest.mark.parametrize("placeholder", ["{}", "{label}", "{类别}", "<类别>", "<label>", "{c}"])
@@ -30,8 +32,8 @@ def test_expansion_never_fails(before: str, label: str) -> None:
 
 
 def test_shipped_sets_can_be_used() -> None:
-    assert {"zh", "en", "imagenet-80", "imagenet-7", "plain"} <= set(shipped_names())
-    for name in shipped_names():
+    assert {"zh", "en", "imagenet-80", "imagenet-7", "plain"} <= set(set_names("prompts"))
+    for name in set_names("prompts"):
         shipped = load_prompts(name)
         assert shipped.name == name and shipped.templates and shipped.source and shipped.description
 
@@ -72,14 +74,15 @@ def test_files(here: Path) -> None:
     ("name", "content", "message"),
     [
         ("missing.toml", None, "cannot read prompt templates from missing.toml: No such file"),
-        ("a.toml", b"templates = [", "a.toml: not valid TOML"),
+        ("a.toml", b"templates = [", "a.toml, line 1: not valid TOML"),
         ("a.toml", b"name = 'x'", "it needs a list of strings"),
         ("a.toml", b"templates = [1]", "it needs a list of strings"),
         ("a.toml", b"templates = []", "no templates"),
         ("a.toml", b"templates = ['{}']\nlanguage = 3", "language must be a string"),
         ("a.toml", b"templates = ['a photo']", "'a photo' has no place for the label"),
         ("a.txt", b"# nothing\n", "no templates"),
-        ("a.txt", b"\xff\xfe", "not UTF-8"),
+        ("a.txt", b"\xff\xfe", "no templates"),
+        ("a.txt", b"caf\xe9 {}", "line 1: not UTF-8, UTF-16 or GBK text"),
     ],
 )
 def test_a_bad_file_is_one_clear_line(here: Path, name: str, content: bytes | None, message: str) -> None:
@@ -104,16 +107,16 @@ def test_an_unknown_name_tells_what_there_is() -> None:
 def test_each_labels_script_chooses() -> None:
     labels = [Label("大象"), Label("fridge"), Label("アリ")]
     zh, en = load_prompts("zh").templates, load_prompts("en").templates
-    assert templates_for(labels, None) == [zh, en, en]
-    assert templates_for(labels, load_prompts("plain")) == [("{label}",)] * 3
+    assert [wording.templates for wording in wordings(labels, chosen(None))] == [zh, en, en]
+    assert [wording.templates for wording in wordings(labels, chosen("plain"))] == [("{label}",)] * 3
 
 
 def test_shipped_folder_in_a_checkout_and_in_a_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shipped_folder() == Path(prompts.__file__).parent.parent / "prompts"
+    assert shipped_folder() == Path(library.__file__).parent.parent / "prompts"
     installed = tmp_path / "clipcls"
     shutil.copytree(shipped_folder(), installed / "_prompts")
     (tmp_path / "prompts").mkdir()  # somebody else's package
-    monkeypatch.setattr(prompts, "__file__", str(installed / "prompts.py"))
+    monkeypatch.setattr(library, "__file__", str(installed / "library.py"))
     assert shipped_folder() == installed / "_prompts"
     assert load_prompts("zh").language == "zh"
 

@@ -48,7 +48,7 @@ def test_one_prompt_set_needs_no_list(here: Path, monkeypatch: pytest.MonkeyPatc
         ("workers = true", "must be a whole number"),
         ("prompts = [1]", "must be a string or a list of strings"),
         ("workers = -1", "clipcls.toml: workers: workers must be 1 or more"),
-        ("model = ", "clipcls.toml: not valid TOML"),
+        ("model = ", "clipcls.toml, line 1: not valid TOML"),
         ("device = 'gpu'", "clipcls.toml: device: unknown device 'gpu': use auto, cpu, cuda, cuda:N or mps"),
     ],
 )

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, cast
 import typer
 
 from clipcls import __version__
-from clipcls.cli import cache
+from clipcls.cli import cache, labels, prompts
 from clipcls.cli.classify import classify
 from clipcls.cli.common import INTERRUPTED, Debug, say
 from clipcls.errors import ClipclsError, OutputError
@@ -27,6 +27,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(classify)
+app.add_typer(prompts.app, name="prompts")
+app.add_typer(labels.app, name="labels")
 app.add_typer(cache.app, name="cache")
 
 

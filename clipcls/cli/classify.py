@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args
 import typer
 
 from clipcls import __version__
-from clipcls.cli.common import STARTER_NOTICE, Debug, quiet_pipe, say
+from clipcls.cli.common import STARTER_NOTICE, Debug, LabelsFile, given_labels, open_classifier, quiet_pipe, say
 from clipcls.cli.progress import Tally, progress_bar
-from clipcls.errors import InputError, StoreError, UsageError
+from clipcls.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from clipcls.classifier import Classifier, ZeroShotClassifier
-    from clipcls.records import EncoderInfo, ImageRef
-    from clipcls.settings import Settings
+    from clipcls.classifier import ZeroShotClassifier
+    from clipcls.records import EncoderInfo, ImageRef, Synonyms
     from clipcls.sinks import Format, ResultSink, RunInfo
     from clipcls.sources import ImageSource
 
-_INPUT, _MODEL, _OUTPUT = "Images", "Model", "Output"
+_ANSWER, _INPUT, _MODEL, _OUTPUT = "Answer", "Images", "Model", "Output"
 
 
 def classify(
@@ -33,19 +32,43 @@ def classify(
         typer.Argument(metavar="PATH...", help="Image files, folders, globs; - reads one path a line from stdin."),
     ],
     labels: Annotated[
-        list[str] | None, typer.Option("--labels", "-l", help="Labels, separated by , or ， or 、", show_default=False)
+        list[str] | None,
+        typer.Option("--labels", "-l", help="Labels, separated by , or ， or 、; 大象|象 are synonyms."),
     ] = None,
-    labels_file: Annotated[Path | None, typer.Option(help="A file with one label a line; # begins a comment.")] = None,
+    labels_file: LabelsFile = None,
     prompts: Annotated[
         list[str] | None,
         typer.Option(
             "--prompts",
             "-p",
-            help="A prompt set (zh, en, plain, imagenet-80, imagenet-7), a file, or a template such as "
-            "'一张{类别}的照片'; repeat it for the union. By default the labels' script chooses zh or en.",
+            help="A prompt set (clipcls prompts list), a file, or a template such as '一张{类别}的照片'; "
+            "repeat it for the union. By default the labels' script chooses zh or en.",
         ),
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many labels to give each image.")] = 1,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least probability of an answer; below it: uncertain.", rich_help_panel=_ANSWER)
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(help="Least lead in probability over the next label.", rich_help_panel=_ANSWER)
+    ] = 0.0,
+    unknown_label: Annotated[
+        str, typer.Option(help="What an uncertain image is called; empty by default.", rich_help_panel=_ANSWER)
+    ] = "",
+    background: Annotated[
+        list[str] | None,
+        typer.Option(help="Labels that compete but are never the answer.", rich_help_panel=_ANSWER),
+    ] = None,
+    multi_label: Annotated[
+        bool,
+        typer.Option("--multi-label", help="Every label over the threshold, however many.", rich_help_panel=_ANSWER),
+    ] = False,
+    synonyms: Annotated[
+        str, typer.Option(help="A label with several names: mean, or max for the best.", rich_help_panel=_ANSWER)
+    ] = "mean",
+    groups: Annotated[
+        bool, typer.Option("--groups", help="Also the best group, and its probability.", rich_help_panel=_ANSWER)
+    ] = False,
     recursive: Annotated[bool, typer.Option(help="Search folders to any depth.", rich_help_panel=_INPUT)] = True,
     null: Annotated[bool, typer.Option("-0", help="Paths on stdin end in NUL bytes.", rich_help_panel=_INPUT)] = False,
     include: Annotated[
@@ -99,8 +122,9 @@ def classify(
     settings = Settings.load(
         {"model": model, "device": device, "prompts": prompts or None, "batch_size": batch_size, "workers": workers}
     )
-    wanted = _labels(labels or [], labels_file)
-    layout = _Layout(_format(format, output, excel), top_k, all_scores, excel)
+    wanted = given_labels(labels, labels_file)
+    layout = _Layout(_format(format, output, excel), top_k, all_scores, excel, unknown_label)
+    rule = _Rule(threshold, margin, groups)
     check_output(output, overwrite=overwrite, resume=resume)
     selection: dict[str, Any] = {
         "recursive": recursive,
@@ -111,18 +135,25 @@ def classify(
     found = ImageSource(paths, null_separated=null, **selection)
     images = _at_least_one(found, paths)
     tally = Tally()
-    with _classifier(settings, cache) as classifier, quiet_pipe():
-        head = classifier.zero_shot(wanted, settings.prompts or None)
+    with open_classifier(settings, cache) as classifier, quiet_pipe():
+        head = classifier.zero_shot(
+            wanted,
+            settings.prompts or None,
+            synonyms=_synonyms(synonyms),
+            background=given_labels(background, None),
+            multi_label=multi_label,
+        )
         if classifier.is_starter and not quiet:
             say(STARTER_NOTICE)
-        run = _run_info(head, classifier.info, layout, paths, selection, with_versions=output is not None)
+        run = _run_info(head, classifier.info, layout, rule, paths, selection, with_versions=output is not None)
         with (
             progress_bar(tally, found.count, hidden=quiet) as rows,
             open_sink(run, output, rows, overwrite=overwrite, resume=resume) as sink,
             _told_when_cut_off(sink, tally, quiet=quiet),
         ):
             todo = _not_done(images, sink)
-            for record in tally.over(head.classify(todo, top_k=top_k, all_scores=all_scores)):
+            answers = head.classify(todo, top_k=top_k, all_scores=all_scores, **rule._asdict())
+            for record in tally.over(answers):
                 sink.write(record)
     if not quiet:
         say(_summary(tally, found, sink))
@@ -136,12 +167,23 @@ class _Layout(NamedTuple):
     top_k: int
     all_scores: bool
     excel: bool
+    unknown_label: str
 
 
-def _labels(given: list[str], file: Path | None) -> list[str]:
-    from clipcls.labels import read_labels, split_labels
+class _Rule(NamedTuple):
+    """The options that decide when a label is the answer."""
 
-    return [name for text in given for name in split_labels(text)] + (read_labels(file) if file else [])
+    threshold: float | None
+    margin: float
+    groups: bool
+
+
+def _synonyms(asked: str) -> Synonyms:
+    from clipcls.records import Synonyms
+
+    if asked not in get_args(Synonyms):
+        raise UsageError(f"unknown way with synonyms {asked!r}: use {' or '.join(get_args(Synonyms))}")
+    return cast("Synonyms", asked)
 
 
 def _format(asked: str | None, output: Path | None, excel: bool) -> Format:
@@ -166,40 +208,24 @@ def _at_least_one(found: ImageSource, paths: list[str]) -> Iterator[ImageRef]:
     return itertools.chain([first], images)
 
 
-def _classifier(settings: Settings, cache: bool) -> Classifier:
-    """The classifier; where the cache folder cannot be used, one without a cache."""
-    from clipcls.classifier import Classifier
-
-    def load(cache: Path | bool) -> Classifier:
-        return Classifier.load(
-            settings.model,
-            device=settings.device,
-            cache=cache,
-            batch_size=settings.batch_size,
-            workers=settings.workers,
-        )
-
-    try:
-        return load(settings.cache_folder if cache else False)
-    except StoreError as exc:
-        say(f"warning: {exc}; this run keeps no embeddings")
-        return load(False)
-
-
 def _run_info(
     head: ZeroShotClassifier,
     info: EncoderInfo,
     layout: _Layout,
+    rule: _Rule,
     paths: list[str],
     selection: dict[str, Any],
     *,
     with_versions: bool,
 ) -> RunInfo:
+    from clipcls.labels import SYNONYM
     from clipcls.sinks import LabelInfo, LabelPrompts, RunInfo
 
     by_templates: dict[tuple[str, ...], list[str]] = {}
-    for label, templates in zip(head.labels, head.templates, strict=True):
-        by_templates.setdefault(templates, []).append(label.column)
+    for wording in head.wordings:
+        label = wording.label
+        name = label.column if wording.name == label.name else f"{label.column}{SYNONYM}{wording.name}"
+        by_templates.setdefault(wording.templates, []).append(name)
     return RunInfo(
         versions=_versions() if with_versions else {},
         model=info.spec,
@@ -210,6 +236,12 @@ def _run_info(
         activation=info.activation,
         labels=tuple(LabelInfo(label.name, label.column, label.id) for label in head.labels),
         prompts=tuple(LabelPrompts(tuple(names), templates) for templates, names in by_templates.items()),
+        synonyms=head.synonyms,
+        background=tuple(label.column for label in head.background),
+        multi_label=head.multi_label,
+        threshold=rule.threshold,
+        margin=rule.margin,
+        groups=tuple(label.group for label in head.labels) if rule.groups else (),
         base=os.getcwd(),
         paths=tuple(paths),
         selection=selection,

@@ -6,11 +6,28 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipcls.errors import StoreError
+
+if TYPE_CHECKING:
+    from clipcls.classifier import Classifier
+    from clipcls.labels import Label
+    from clipcls.settings import Settings
+
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
+
+Model = Annotated[
+    str | None, typer.Option("--model", "-m", help="starter, ARCH/TAG, hf-hub:ORG/REPO, or an open_clip folder.")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+LabelsFile = Annotated[
+    str | None,
+    typer.Option(help="A file of labels (text, CSV, TOML, JSON, YAML), or a set's name (clipcls labels list)."),
+]
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
@@ -27,6 +44,34 @@ def say(line: str) -> None:
     # Not typer.echo: that goes to the stream that was there before the bar.
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
+
+
+def given_labels(given: list[str] | None, file: str | None) -> list[str | Label]:
+    """The labels of flags and of a file, in that order."""
+    from clipcls.labelfiles import load_labels
+    from clipcls.labels import split_labels
+
+    return [name for text in given or [] for name in split_labels(text)] + [*(load_labels(file).labels if file else ())]
+
+
+def open_classifier(settings: Settings, cache: bool) -> Classifier:
+    """The classifier; where the cache folder cannot be used, one without a cache."""
+    from clipcls.classifier import Classifier
+
+    def load(cache: Path | bool) -> Classifier:
+        return Classifier.load(
+            settings.model,
+            device=settings.device,
+            cache=cache,
+            batch_size=settings.batch_size,
+            workers=settings.workers,
+        )
+
+    try:
+        return load(settings.cache_folder if cache else False)
+    except StoreError as exc:
+        say(f"warning: {exc}; this run keeps no embeddings")
+        return load(False)
 
 
 @contextmanager

@@ -7,34 +7,40 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO, cast
+from typing import TYPE_CHECKING, TextIO, TypeVar, cast
 
-from clipcls.records import Failure, Record
+from clipcls.records import Failure, Prediction
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+    from clipcls.pipeline import Embedded
+
+Seen = TypeVar("Seen", bound="Prediction | Failure | Embedded")
 
 
 class Tally:
     """Counts the records that pass through it."""
 
     def __init__(self) -> None:
-        self.images = self.failed = self.cached = 0
+        self.images = self.failed = self.uncertain = self.cached = 0
         self._began = time.perf_counter()
 
-    def over(self, records: Iterable[Record]) -> Iterator[Record]:
+    def over(self, records: Iterable[Seen]) -> Iterator[Seen]:
         """The records, counted."""
         for record in records:
             self.images += 1
             self.failed += isinstance(record, Failure)
+            self.uncertain += isinstance(record, Prediction) and record.uncertain
             self.cached += record.cached
             yield record
 
     def line(self) -> str:
         """The run in one line."""
         seconds = time.perf_counter() - self._began
+        uncertain = f"{self.uncertain} uncertain, " if self.uncertain else ""
         return (
-            f"{self.images} image{'s' * (self.images != 1)}, {self.failed} failed, {seconds:.1f} s, "
+            f"{self.images} image{'s' * (self.images != 1)}, {self.failed} failed, {uncertain}{seconds:.1f} s, "
             f"{self.images / seconds:.1f} images/s, {self.cached} from the cache"
         )
 

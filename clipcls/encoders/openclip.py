@@ -20,6 +20,7 @@ from clipcls.encoders.base import Vectors, one_line
 from clipcls.encoders.devices import device_errors, resolve_device
 from clipcls.encoders.files import ModelFiles
 from clipcls.encoders.spec import ModelSpec
+from clipcls.encoders.texttower import TextTower
 from clipcls.errors import ClipclsError, ModelError
 from clipcls.records import TokenCount
 
@@ -55,11 +56,13 @@ class OpenClipEncoder:
                 self._model = _create(files).eval().requires_grad_(False).to(self._device)
             self._tokenizer = _tokenizer(files)
             self._prepare_images()
+            with torch.inference_mode(), device_errors():
+                # A tokenizer and a text tower that do not fit each other fail here, or with the vector below.
+                self._texts = TextTower(self._model, self._tokens([_PROBE]))
             bias = self._model.logit_bias
             self.info = files.describe(
                 spec,
                 digest,
-                # A tokenizer and a text tower that do not fit each other fail here.
                 dim=self.encode_texts([_PROBE]).shape[1],
                 logit_scale=self._model.logit_scale.exp().item(),
                 logit_bias=None if bias is None else bias.item(),
@@ -105,10 +108,14 @@ class OpenClipEncoder:
             OutOfMemory: the batch did not fit.
         """
         with torch.inference_mode(), device_errors():
-            tokens = self._tokenizer(list(prompts))
-            if int(tokens.max()) >= getattr(self._model, "text", self._model).vocab_size:
-                raise ModelError("the tokenizer knows tokens that the text tower does not: it is another model's")
-            return _to_numpy(self._model.encode_text(tokens.to(self._device), normalize=True))
+            return _to_numpy(self._texts.embed(self._tokens(prompts)))
+
+    def _tokens(self, prompts: Sequence[str]) -> torch.Tensor:
+        """Token ids, padded to the context length: int64 [n, context length]."""
+        tokens: torch.Tensor = self._tokenizer(list(prompts))
+        if int(tokens.max()) >= getattr(self._model, "text", self._model).vocab_size:
+            raise ModelError("the tokenizer knows tokens that the text tower does not: it is another model's")
+        return tokens.to(self._device)
 
     def _prepare_images(self) -> None:
         """Split the model's own transform: geometry on the picture, numbers on the batch."""

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from clipcls.records import Failure, Record, Score
+from clipcls.labels import SYNONYM
+from clipcls.records import Failure, Prediction, Record, Score
 from clipcls.sinks.cells import protect_cell, rounded, unprotect_cell, well_formed
 
 Format = Literal["table", "csv", "jsonl"]
@@ -31,11 +32,21 @@ class Layout:
     """Whether every label's score is listed as well."""
     excel: bool = False
     """Whether a CSV is meant for Excel: with a byte-order mark, and no text cell that Excel would run."""
+    unknown_label: str = ""
+    """What stands for the answer where no label is sure enough."""
+    multi_label: bool = False
+    """Whether an image can have several labels as its answer."""
+    groups: bool = False
+    """Whether the best group is listed."""
 
     @property
     def ranks(self) -> int:
         """How many labels an image can have listed."""
         return min(self.top_k, len(self.columns))
+
+    def answer(self, prediction: Prediction) -> str:
+        """The label or labels that are an image's answer."""
+        return SYNONYM.join(prediction.labels) or self.unknown_label
 
 
 class Rows(Protocol):
@@ -82,6 +93,8 @@ class CsvRows:
         for rank in range(1, layout.ranks + 1):
             end = "" if rank == 1 else f"_{rank}"
             names += [f"label{end}", f"probability{end}", f"cosine{end}"]
+        if layout.groups:
+            names += ["group", "group_probability"]
         if layout.all_scores:
             names += [f"{score}:{column}" for score in ("probability", "cosine") for column in layout.columns]
         self._names = [*names, "error"]
@@ -101,15 +114,18 @@ class CsvRows:
         if isinstance(record, Failure):
             return _joined([self._text(record.path), "error", *[""] * blank, self._text(record.error)])
         cells: list[str] = []
-        for score in record.ranked[: self._layout.ranks]:
-            cells += [self._text(score.label), _number(score.probability), _number(score.cosine)]
+        for place, score in enumerate(record.ranked[: self._layout.ranks]):
+            label = score.label if place else self._layout.answer(record)
+            cells += [self._text(label), _number(score.probability), _number(score.cosine)]
+        if self._layout.groups and record.group:
+            cells += [self._text(record.group.name), _number(record.group.probability)]
         if self._layout.all_scores:
             scores = record.all_scores or ()
             cells += [_number(score.probability) for score in scores]
             cells += [_number(score.cosine) for score in scores]
         if len(cells) != blank:
             raise ValueError(f"{len(cells)} cells of scores where the header has {blank}")
-        return _joined([self._text(record.path), "ok", *cells, ""])
+        return _joined([self._text(record.path), _status(record), *cells, ""])
 
     def read(self, row: str) -> tuple[str, bool]:
         """See ``Rows.read``."""
@@ -146,19 +162,22 @@ class JsonlRows:
         shown: dict[str, Any] = {
             "path": well_formed(record.path),
             "path_bytes": _path_bytes(record.path),
-            "status": "ok",
+            "status": _status(record),
             "label": None,
             "probability": None,
             "cosine": None,
             "ranked": [],
         }
-        if isinstance(record, Failure):
-            shown["status"] = "error"
-            scores = {}
-        else:
-            shown |= _score(record.top)
+        scores = {}
+        if isinstance(record, Prediction):
+            answer = well_formed(self._layout.answer(record))
+            shown |= {"label": answer or (None if record.uncertain else ""), **_numbers(record.top)}
             shown["ranked"] = [_score(score) for score in record.ranked[: self._layout.ranks]]
             scores = dict(zip(self._layout.columns, map(_numbers, record.all_scores or ()), strict=False))
+        if self._layout.multi_label:
+            shown["labels"] = [well_formed(label) for label in getattr(record, "labels", ())]
+        if self._layout.groups:
+            shown["group"] = _group(record)
         if self._layout.all_scores:
             shown["scores"] = scores
         shown["error"] = None if record.error is None else well_formed(record.error)
@@ -178,6 +197,18 @@ def _joined(cells: Iterable[str]) -> str:
 
 def _number(number: float) -> str:
     return f"{rounded(number):.6f}"
+
+
+def _status(record: Record) -> str:
+    if isinstance(record, Failure):
+        return "error"
+    return "uncertain" if record.uncertain else "ok"
+
+
+def _group(record: Record) -> dict[str, Any] | None:
+    if isinstance(record, Failure) or record.group is None:
+        return None
+    return {"name": well_formed(record.group.name), "probability": rounded(record.group.probability)}
 
 
 def _score(score: Score) -> dict[str, Any]:

@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from clipcls.errors import OutputError
-from clipcls.records import Activation
+from clipcls.records import Activation, Synonyms
 from clipcls.sinks.cells import printable
 from clipcls.sinks.durable import write_whole
 from clipcls.sinks.rows import Format, Layout
 
 _SHOWN = 5
+_DECISIVE = (
+    *("logit_scale", "logit_bias", "activation", "format", "top_k", "all_scores", "excel", "synonyms", "background"),
+    *("threshold", "margin", "unknown_label", "multi_label", "groups", "base"),
+)
+"""Fields that say what a row holds, besides those that are compared item by item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,7 @@ class LabelPrompts:
     """The prompt templates that some labels were written into."""
 
     labels: tuple[str, ...]
-    """By their column names."""
+    """By their column names; a synonym as ``COLUMN|SYNONYM``."""
     templates: tuple[str, ...]
 
 
@@ -62,6 +67,16 @@ class RunInfo:
     top_k: int = 1
     all_scores: bool = False
     excel: bool = False
+    synonyms: Synonyms = "mean"
+    """How a label with several names was scored."""
+    background: tuple[str, ...] = ()
+    """Labels that competed and are in no row, by their column names."""
+    threshold: float | None = None
+    margin: float = 0.0
+    unknown_label: str = ""
+    multi_label: bool = False
+    groups: tuple[str, ...] = ()
+    """Each label's group, in label order, where groups were asked for."""
     base: str
     """Absolute folder that relative paths start from."""
     paths: tuple[str, ...]
@@ -81,7 +96,15 @@ class RunInfo:
     @property
     def layout(self) -> Layout:
         """What a row of this run holds."""
-        return Layout(tuple(label.column for label in self.labels), self.top_k, self.all_scores, self.excel)
+        return Layout(
+            tuple(label.column for label in self.labels),
+            self.top_k,
+            self.all_scores,
+            self.excel,
+            self.unknown_label,
+            self.multi_label,
+            bool(self.groups),
+        )
 
 
 def run_path(output: Path) -> Path:
@@ -115,7 +138,8 @@ def read_run(output: Path) -> RunInfo | None:
         data["prompts"] = tuple(
             LabelPrompts(tuple(item["labels"]), tuple(item["templates"])) for item in data["prompts"]
         )
-        data["paths"] = tuple(data["paths"])
+        for name in ("paths", "background", "groups"):
+            data[name] = tuple(data[name])
         return RunInfo(**data)
     except FileNotFoundError:
         return None
@@ -135,7 +159,7 @@ def differences(then: RunInfo, now: RunInfo) -> list[str]:
         found.append(_differ("labels", *(run.layout.columns if same_names else _names(run) for run in (then, now))))
     else:
         found += _prompt_differences(then, now)
-    for name in ("logit_scale", "logit_bias", "activation", "format", "top_k", "all_scores", "excel", "base"):
+    for name in _DECISIVE:
         old, new = getattr(then, name), getattr(now, name)
         if old != new:
             found.append(_differ(name.replace("_", " "), [str(old)], [str(new)]))

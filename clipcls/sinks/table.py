@@ -15,6 +15,8 @@ from clipcls.sinks.rows import Layout
 from clipcls.sinks.stream import send
 
 _GAP = "  "
+_GUESS = " ?"
+"""Before the best label where it is not sure enough to be the answer."""
 _PROBABILITY = len("probability")
 _COSINE = len("-0.0000")
 _EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -27,9 +29,13 @@ class TableSink(ResultSink):
         self._console = console
         self._layout = layout
         names = max(cell_len(printable(column)) for column in layout.columns)
+        if layout.multi_label:
+            names = console.width
         self._label = max(len("label"), min(names, console.width // 4))
         self._bar = 12 if console.width >= 72 else 0
-        others = sum(width + len(_GAP) for width in (self._label, _PROBABILITY, _COSINE, self._bar) if width)
+        self._group = console.width // 5 if layout.groups else 0
+        fixed = (self._label, _PROBABILITY, _COSINE, self._bar, self._group)
+        others = sum(width + len(_GAP) for width in fixed if width)
         self._path = max(12, min(80, console.width - others))
         self._begun = False
 
@@ -43,10 +49,17 @@ class TableSink(ResultSink):
         else:
             for place, score in enumerate(self._listed(record.ranked, record.all_scores)):
                 text.append("\n" if place else "").append(" " * self._path if place else path)
-                text.append(_GAP).append(_fit(score.label, self._label), "bold" if place == 0 else "")
+                answer = score.label if place else self._layout.answer(record)
+                style = "" if place else "dim" if record.uncertain else "bold"
+                text.append(_GAP if answer else _GUESS).append(_fit(answer or score.label, self._label), style)
                 text.append(f"{_GAP}{score.probability:>{_PROBABILITY}.2%}{_GAP}{_cosine(score)}")
-                if self._bar:
-                    text.append(_GAP).append(_bar(score.probability, self._bar), "cyan")
+                bar = _bar(score.probability, self._bar)
+                if record.group and not place:
+                    group = f"{record.group.probability:.0%} {record.group.name}"
+                    text.append(_GAP).append(set_cell_size(bar, self._bar), "cyan")
+                    text.append(_GAP + _fit(group, self._group).rstrip())
+                elif self._bar:
+                    text.append(_GAP).append(bar, "cyan")
         # Captured, because a console that prints itself turns a broken pipe into SystemExit.
         with self._console.capture() as shown:
             self._console.print(text, soft_wrap=True)
@@ -55,7 +68,7 @@ class TableSink(ResultSink):
     def _listed(self, ranked: tuple[Score, ...], all_scores: tuple[Score, ...] | None) -> tuple[Score, ...]:
         """The scores to show, best first."""
         if self._layout.all_scores and all_scores is not None:
-            return tuple(sorted(all_scores, key=lambda score: score.cosine, reverse=True))
+            return tuple(sorted(all_scores, key=lambda score: (score.probability, score.cosine), reverse=True))
         return ranked[: self._layout.ranks]
 
     def _heading(self) -> Text:

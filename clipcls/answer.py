@@ -1,0 +1,105 @@
+"""From scores to an answer: the best label, several, or none that is sure enough; and the best group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from clipcls import zeroshot
+from clipcls.errors import UsageError
+from clipcls.labels import Label
+from clipcls.pipeline import Embedded
+from clipcls.records import Activation, GroupScore, Prediction, Score
+
+DEFAULT_THRESHOLD: dict[Activation, float] = {"sigmoid": 0.5, "softmax": 0.9}
+"""Of a multi-label classifier. Against a neutral prompt a half means no more than that a label fits no worse."""
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Every label's scores for some images; the labels of the background come last."""
+
+    cosines: Float64
+    """float64 [n, L], -1 to 1."""
+    probabilities: Float64
+    """float64 [n, L], 0 to 1."""
+    order: Float64
+    """What ranks the labels, higher is better: float64 [n, L]."""
+
+
+class Answer:
+    """Turns scores into predictions; the arguments are those of ``ZeroShotClassifier.classify``.
+
+    Raises:
+        UsageError: a number is out of range, or a margin was asked for where labels do not compete.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[Label],
+        activation: Activation,
+        *,
+        multi_label: bool,
+        threshold: float | None,
+        margin: float,
+        groups: bool,
+        top_k: int,
+        all_scores: bool,
+    ) -> None:
+        for name, value in (("threshold", threshold), ("margin", margin)):
+            if value is not None and not 0 <= value <= 1:
+                raise UsageError(f"{name} must be a probability, from 0 to 1")
+        if multi_label and margin:
+            raise UsageError("with --multi-label the labels do not compete, so --margin has nothing to do")
+        self._labels, self._multi_label = labels, multi_label
+        default = DEFAULT_THRESHOLD[activation] if multi_label else 0.0
+        self._threshold = default if threshold is None else threshold
+        self._margin = margin
+        self._top_k, self._all_scores = top_k, all_scores
+        self._adds_up = activation == "softmax" and not multi_label
+        names = [label.group or label.column for label in labels] if groups else []
+        self._groups = {name: [at for at, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
+
+    def all(self, images: Sequence[Embedded], scores: Scores) -> Iterator[Prediction]:
+        """The predictions for some images, in order."""
+        answerable = len(self._labels)
+        ranking = zeroshot.top_k(scores.order[:, :answerable], answerable)
+        for row, image in enumerate(images):
+            probabilities = scores.probabilities[row]
+            shown = ranking[row] if self._all_scores else ranking[row, : self._top_k]
+            made = {
+                int(at): Score(self._labels[at].column, float(probabilities[at]), float(scores.cosines[row, at]))
+                for at in shown
+            }
+            yield Prediction(
+                image.path,
+                ranked=tuple(made[int(at)] for at in ranking[row, : self._top_k]),
+                all_scores=tuple(made[at] for at in range(answerable)) if self._all_scores else None,
+                cached=image.cached,
+                sure=self._sure(ranking[row], probabilities, scores.order[row]),
+                group=self._group(probabilities),
+            )
+
+    def _sure(self, ranking: npt.NDArray[np.intp], probabilities: Float64, order: Float64) -> tuple[str, ...]:
+        """The labels of one image that are sure enough to be its answer."""
+        if self._multi_label:
+            return tuple(self._labels[at].column for at in ranking if probabilities[at] >= self._threshold)
+        best = ranking[0]
+        sure = probabilities[best] >= self._threshold and order[len(self._labels) :].max(initial=-1.0) <= order[best]
+        if self._margin:
+            sure = sure and probabilities[best] - np.delete(probabilities, best).max(initial=0.0) >= self._margin
+        return (self._labels[best].column,) if sure else ()
+
+    def _group(self, probabilities: Float64) -> GroupScore | None:
+        if not self._groups:
+            return None
+        combine = np.sum if self._adds_up else np.max
+        return max(
+            (GroupScore(name, float(combine(probabilities[rows]))) for name, rows in self._groups.items()),
+            key=lambda group: group.probability,
+        )

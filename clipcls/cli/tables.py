@@ -1,0 +1,68 @@
+"""Small tables of results on stdout: aligned for people, CSV in a pipe."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from clipcls.cli.common import quiet_pipe
+from clipcls.errors import UsageError
+from clipcls.sinks.cells import printable, well_formed
+
+if TYPE_CHECKING:
+    from clipcls.library import Kind
+
+
+class Column(NamedTuple):
+    """A column's heading, and on which side its cells are aligned."""
+
+    name: str
+    right: bool = False
+
+
+def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table: to a terminal aligned and wrapped to its width, elsewhere as CSV."""
+    with quiet_pipe():
+        if not sys.stdout.isatty():
+            writer = csv.writer(sys.stdout, lineterminator="\n")
+            writer.writerow(column.name for column in columns)
+            writer.writerows([well_formed(cell) for cell in row] for row in rows)
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in columns:
+            table.add_column(column.name, justify="right" if column.right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(printable(cell).replace("[", r"\[") for cell in row))
+        console = Console(file=sys.stdout)
+        with console.capture() as shown:  # a console that prints itself turns a broken pipe into SystemExit
+            console.print(table)
+        sys.stdout.write(shown.get())
+
+
+def list_sets(kind: Kind, size: str, describe: Callable[[Path], tuple[str, str, str]]) -> None:
+    """Print every set of a kind, with where it lies, and whether another of its name hides it.
+
+    Args:
+        kind: prompts or labels.
+        size: the heading over a set's size.
+        describe: gives a file's language, size and description.
+    """
+    from clipcls.library import set_files
+
+    rows = []
+    seen: set[str] = set()
+    for file in set_files(kind):
+        place = f"{file.place} (hidden)" if file.name in seen else file.place
+        seen.add(file.name)
+        try:
+            language, count, when = describe(file.path)
+        except UsageError as exc:
+            language, count, when = "", "", f"cannot be used: {exc}"
+        rows.append((file.name, language, count, place, when))
+    show_table((Column("name"), Column("language"), Column(size, right=True), Column("from"), Column("when")), rows)

@@ -1,0 +1,240 @@
+"""Prompt sets on disk: finding, reading and writing them.
+
+A set is a TOML file like those that come with clipcls, a text file with one template a line, or JSON as LAION's
+CLIP_benchmark uses it: data set to templates, label to prompts, or data set to label to prompts. Of a JSON file with
+several data sets one is meant by ``FILE.json#DATASET``.
+"""
+
+from __future__ import annotations
+
+import logging
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from clipcls.errors import OutputError, UsageError
+from clipcls.labels import is_chinese
+from clipcls.library import find_set, set_names
+from clipcls.prompts import PromptSet, placeholders, union
+from clipcls.textfile import FileFault, parse_structured, read_text
+
+logger = logging.getLogger("clipcls")
+
+KEYS = ("name", "language", "description", "source", "templates", "labels")
+"""What a TOML file of a set may hold."""
+
+
+_HEADER = """\
+A prompt set for clipcls · clipcls 的提示词集
+Each template is a sentence; the label goes where {label} or {类别} stands.
+每个模板是一个句子，标签写在 {类别} 或 {label} 的位置。
+Write as you would describe your own pictures: photographs, drawings, aerial views, what they show and how.
+像描述自己的图片那样写：照片、绘画、航拍，拍的是什么、怎么拍的。
+clipcls prompts check FILE finds faults; clipcls prompts compare DIR --prompts A --prompts B tells which set is better.
+"""
+_FOOTER = """
+# Templates for one label alone, in place of those above; they need no {label}.
+# 只用于某一个标签的模板，代替上面的模板，不必写 {类别}：
+# [labels."大象"]
+# templates = ["一张大象的照片，长鼻子，大耳朵，灰色的皮"]
+"""
+
+
+def load_prompts(wanted: str | Sequence[str]) -> PromptSet:
+    """The prompt set that one or more of a set's name, a file and a template stand for: their union.
+
+    Raises:
+        UsageError: there is no such set, the file cannot be read, or a template has no place for the label.
+    """
+    return union([_load_one(item) for item in ([wanted] if isinstance(wanted, str) else wanted)])
+
+
+Choice = Callable[[str], PromptSet]
+"""Which set a label's name is written into."""
+
+
+def chosen(wanted: str | Sequence[str] | PromptSet | Choice | None, *, zh: str = "zh", other: str = "en") -> Choice:
+    """Which set a label's name is written into: what is wanted, or by the name's script one of two.
+
+    Raises:
+        UsageError: see ``load_prompts``.
+    """
+    if callable(wanted):
+        return wanted
+    if wanted:
+        prompt_set = wanted if isinstance(wanted, PromptSet) else load_prompts(wanted)
+        return lambda name: prompt_set
+    by_script = {"zh": load_prompts(zh), "en": load_prompts(other)}
+    return lambda name: by_script["zh" if is_chinese(name) else "en"]
+
+
+def find_prompts(wanted: str) -> tuple[Path, str | None]:
+    """The file of a set, by its name or its path, and the data set meant in it.
+
+    Raises:
+        UsageError: there is no set of that name.
+    """
+    if found := find_set("prompts", wanted):
+        return found.path, None
+    file, _, part = wanted.rpartition("#")
+    path = Path(file or wanted)
+    if Path(wanted).exists() or not file:
+        path, part = Path(wanted), ""
+    if path.suffix.lower() in (".toml", ".txt", ".json") or path.exists():
+        return path, part or None
+    raise UsageError(
+        f"no prompt set named {wanted!r}: use one of {', '.join(set_names('prompts'))}, a .toml, .txt or .json file, "
+        f"or a template with a place for the label, such as '这是一张有关{{类别}}的照片' or 'a photo of a {{label}}'"
+    )
+
+
+def read_prompts(path: Path, part: str | None = None) -> PromptSet:
+    """A prompt set from a ``.toml``, ``.json`` or text file, where lines that begin with ``#`` do not count.
+
+    Raises:
+        UsageError: the file cannot be read, is not valid, or a template has no place for the label.
+    """
+    prompt_set = parse_prompts(read_text(path, "prompt templates"), path, part)
+    for template in prompt_set.templates:
+        if not placeholders(template):
+            raise UsageError(
+                f"{path}: the template {template!r} has no place for the label; write {{label}} or {{类别}} in it"
+            )
+    return prompt_set
+
+
+def parse_prompts(text: str, path: Path, part: str | None = None) -> PromptSet:
+    """The set in a file's text, whose templates may still have faults.
+
+    Raises:
+        UsageError: it is not valid, or has no templates.
+    """
+    match path.suffix.lower():
+        case ".toml":
+            prompt_set = _from_table(parse_structured(text, path), path)
+        case ".json":
+            prompt_set = _from_json(parse_structured(text, path), path, part)
+        case _:
+            lines = (line.strip() for line in text.splitlines())
+            prompt_set = PromptSet(path.stem, _unique(line for line in lines if line and not line.startswith("#")))
+    if not prompt_set.templates and not prompt_set.labels:
+        raise FileFault(path, "no templates in it")
+    return prompt_set
+
+
+def format_prompts(prompt_set: PromptSet, comment: str = "") -> str:
+    """A set as the text of a TOML file that reads back equal, under a comment."""
+    import tomli_w
+
+    table = {key: getattr(prompt_set, key) for key in KEYS if key != "labels"}
+    if prompt_set.labels:
+        table["labels"] = {name: {"templates": own} for name, own in prompt_set.labels.items()}
+    lines = "".join(f"# {line}".rstrip() + "\n" for line in comment.splitlines())
+    return lines + tomli_w.dumps(table, indent=2)
+
+
+def new_prompts(path: Path, start: str | None = None) -> Path:
+    """Write a set to begin with, full of comments; its path, to which a missing suffix is added.
+
+    Args:
+        path: a ``.toml`` file that does not exist; its folder is made if need be.
+        start: the set whose templates it begins with.
+
+    Raises:
+        UsageError: the file exists, is of another kind, or there is no such set to start with.
+        OutputError: it cannot be written.
+    """
+    path = path if path.suffix else path.with_name(f"{path.name}.toml")
+    if path.suffix != ".toml":
+        raise UsageError(f"{path}: a prompt set is written as .toml; name it {path.with_suffix('.toml')}")
+    first = PromptSet("", ("一张{类别}的照片",), "zh") if start is None else load_prompts(start)
+    write_new(path, replace(first, name=path.stem), _HEADER, _FOOTER)
+    return path
+
+
+def write_new(path: Path, prompt_set: PromptSet, comment: str, after: str = "") -> None:
+    """Write a set to a file that does not exist, between two comments.
+
+    Raises:
+        UsageError: it exists.
+        OutputError: it cannot be written.
+    """
+    text = format_prompts(prompt_set, comment) + after
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except FileExistsError as exc:
+        raise UsageError(f"{path} exists and stays as it is: name another file, or move it away") from exc
+    except (OSError, ValueError) as exc:
+        raise OutputError(f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+def _load_one(wanted: str) -> PromptSet:
+    if placeholders(wanted):
+        return PromptSet(wanted, (wanted,))
+    path, part = find_prompts(wanted)
+    return read_prompts(path, part)
+
+
+def _from_table(table: Any, path: Path) -> PromptSet:
+    about = {key: table.get(key, "") for key in ("name", "language", "description", "source")}
+    for key, value in about.items():
+        if not isinstance(value, str):
+            raise FileFault(path, f"{key} must be a string")
+    own = table.get("labels", {})
+    if not isinstance(own, dict) or not all(isinstance(label, dict) for label in own.values()):
+        raise FileFault(path, 'templates of single labels look like this: [labels."大象"] and below templates = [...]')
+    named = {name: _strings(label.get("templates"), path) for name, label in own.items()}
+    templates = _strings(table.get("templates", [] if named else None), path)
+    return PromptSet(about.pop("name") or path.stem, templates, **about, labels=_composed(named))
+
+
+def _from_json(data: Any, path: Path, part: str | None) -> PromptSet:
+    if isinstance(data, list):
+        return PromptSet(path.stem, _strings(data, path))
+    if not isinstance(data, dict):
+        raise FileFault(path, "it needs a list of templates, or an object of such lists")
+    if isinstance(data.get("templates"), list):
+        return _from_table(data, path)
+    if part is not None or _is_by_data_set(data):
+        part, data = _one_data_set(data, path, part)
+        if isinstance(data, list):
+            return PromptSet(part, _strings(data, path))
+    return PromptSet(part or path.stem, (), labels=_composed({name: _strings(own, path) for name, own in data.items()}))
+
+
+def _is_by_data_set(data: Mapping[str, Any]) -> bool:
+    """Whether the keys are data sets: then the lists hold templates, or there are labels a level below."""
+    if any(isinstance(value, dict) for value in data.values()):
+        return True
+    listed = [text for value in data.values() if isinstance(value, list) for text in value if isinstance(text, str)]
+    return sum(bool(placeholders(text)) for text in listed) * 2 > len(listed)
+
+
+def _one_data_set(data: Mapping[str, Any], path: Path, part: str | None) -> tuple[str, Any]:
+    if part is None and len(data) == 1:
+        (part,) = data
+    if part is None or part not in data:
+        wrong = "it holds several data sets" if part is None else f"it holds no data set {part!r}"
+        some = [f"{path}#{name}" for name in data]
+        raise FileFault(path, f"{wrong}; name one of {', '.join(some[:6])}{' …' if len(some) > 6 else ''}")
+    if not isinstance(data[part], (list, dict)):
+        raise FileFault(path, f"{part}: it needs a list of strings or an object of such lists")
+    return part, data[part]
+
+
+def _strings(value: Any, path: Path) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise FileFault(path, 'it needs a list of strings, templates = ["...", "..."]')
+    return _unique(value)
+
+
+def _unique(templates: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(templates))
+
+
+def _composed(named: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    return {unicodedata.normalize("NFC", name): own for name, own in named.items() if own}
