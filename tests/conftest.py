@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import csv
+import io
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from fakes import FakeDoor, FakeEncoder
+
+from clipcls.cli import StderrHandler, run
 
 ROOT = Path(__file__).parent.parent
 IMAGES = Path(__file__).parent / "images"
@@ -44,3 +49,29 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FakeDoor]]:
         return door
 
     yield install
+
+
+class Terminal:
+    """Runs clipcls and holds what it said."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *words: str | Path, code: int = 0) -> str:
+        found = run([str(word) for word in words])
+        self.out, self.err = self._capsys.readouterr()
+        assert found == code, self.err
+        assert "Traceback" not in self.err
+        return self.out
+
+    def rows(self, *words: str | Path, code: int = 0) -> list[dict[str, str]]:
+        return list(csv.DictReader(io.StringIO(self(*words, code=code), newline="")))
+
+
+@pytest.fixture
+def clipcls(capsys: pytest.CaptureFixture[str]) -> Iterator[Terminal]:
+    logger = logging.getLogger("clipcls")
+    handler = StderrHandler()
+    logger.addHandler(handler)
+    yield Terminal(capsys)
+    logger.removeHandler(handler)

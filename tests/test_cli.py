@@ -6,46 +6,19 @@ import base64
 import csv
 import io
 import json
-import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Terminal
 from fakes import FakeDoor, FakeEncoder, picture
 
-from clipcls.cli import StderrHandler, run
 from clipcls.encoders.spec import STARTER_FOLDER
 from clipcls.errors import OutOfMemory
 
 Install = Callable[..., FakeDoor]
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-
-
-class Terminal:
-    """Runs clipcls and holds what it said."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-
-    def __call__(self, *words: str | Path, code: int = 0) -> str:
-        found = run([str(word) for word in words])
-        self.out, self.err = self._capsys.readouterr()
-        assert found == code, self.err
-        assert "Traceback" not in self.err
-        return self.out
-
-    def rows(self, *words: str | Path, code: int = 0) -> list[dict[str, str]]:
-        return list(csv.DictReader(io.StringIO(self(*words, code=code), newline="")))
-
-
-@pytest.fixture
-def clipcls(capsys: pytest.CaptureFixture[str]) -> Iterator[Terminal]:
-    logger = logging.getLogger("clipcls")
-    handler = StderrHandler()
-    logger.addHandler(handler)
-    yield Terminal(capsys)
-    logger.removeHandler(handler)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from conftest import ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
 CHINESE = (ROOT / "README.zh.md").read_text("utf-8")
-BLOCK = re.compile(r"(<!-- needs a network -->\n)?```(\w+)\n(.*?)```\n", re.DOTALL)
+BLOCK = re.compile(r"(<!-- needs [a-z ]+ -->\n)?```(\w+)\n(.*?)```\n", re.DOTALL)
 BLOCKS = [(language, text, bool(network)) for network, language, text in BLOCK.findall(README)]
 COMMANDS = [
     line
@@ -29,7 +29,8 @@ COMMANDS = [
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "tests" / "images", copy / "tests" / "images")
-    shutil.copy(ROOT / "tests" / "labels.txt", copy / "tests")
+    for name in ("labels.txt", "labels.toml"):
+        shutil.copy(ROOT / "tests" / name, copy / "tests")
     return copy
 
 
@@ -90,9 +91,10 @@ def test_the_python_example_runs(checkout: Path, environment: dict[str, str]) ->
 
 
 def test_every_option_and_exit_code_is_described(environment: dict[str, str], checkout: Path) -> None:
-    shown = run("clipcls classify --help", checkout, environment | {"COLUMNS": "200"}).stdout
+    helps = "for c in classify 'prompts new' 'prompts tune' 'cache prune' 'cache clear'; do clipcls $c --help; done"
+    shown = run(helps, checkout, environment | {"COLUMNS": "200"}).stdout
     for option in re.findall(r"(?<![-|])--[a-z][a-z-]+", README):
-        if option not in ("--index-url", "--yes", "--dry-run"):
+        if option not in ("--index-url", "--data"):  # pip's, and a recipe's
             assert option in shown, option
     from clipcls import errors
 
@@ -116,3 +118,10 @@ def test_the_chinese_page_shows_the_same_commands() -> None:
         }
 
     assert commands(CHINESE) == commands(README)
+
+
+def test_the_comparison_shown_is_the_one_recorded() -> None:
+    recorded = (ROOT / "recipes" / "compare_prompts.txt").read_text("utf-8").splitlines()
+    for page in (README, CHINESE):
+        (shown,) = (text for _, language, text in BLOCK.findall(page) if language == "text")
+        assert [line for line in shown.splitlines() if line not in recorded] == []

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from clipcls.prompts import PromptSet
 
 app = typer.Typer(no_args_is_help=True, help="Write prompt templates, check them, and find out which ones work.")
-trials.register(app)
-
 Labels = Annotated[list[str] | None, typer.Option("--labels", "-l", help="Labels, separated by , or ， or 、")]
 
 
@@ -184,3 +182,6 @@ def _tell(faults: list[Fault], files: list[Path]) -> int:
 def _size(prompt_set: PromptSet) -> str:
     own = f" + {len(prompt_set.labels)} labels' own" if prompt_set.labels else ""
     return f"{len(prompt_set.templates)}{own}"
+
+
+trials.register(app)
