@@ -63,12 +63,15 @@ class Answer:
         self._top_k, self._all_scores = top_k, all_scores
         self._adds_up = activation == "softmax" and not multi_label
         names = [label.group or label.column for label in labels] if groups else []
-        self._groups = {name: [at for at, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
+        place = {name: at for at, name in enumerate(dict.fromkeys(names))}
+        self._groups = list(place)
+        self._group_of = np.array([place[name] for name in names], np.intp)
 
     def all(self, images: Sequence[Embedded], scores: Scores) -> Iterator[Prediction]:
         """The predictions for some images, in order."""
         answerable = len(self._labels)
         ranking = zeroshot.top_k(scores.order[:, :answerable], answerable)
+        in_front = zeroshot.best(scores.order) < answerable
         for row, image in enumerate(images):
             probabilities = scores.probabilities[row]
             shown = ranking[row] if self._all_scores else ranking[row, : self._top_k]
@@ -81,25 +84,25 @@ class Answer:
                 ranked=tuple(made[int(at)] for at in ranking[row, : self._top_k]),
                 all_scores=tuple(made[at] for at in range(answerable)) if self._all_scores else None,
                 cached=image.cached,
-                sure=self._sure(ranking[row], probabilities, scores.order[row]),
-                group=self._group(probabilities),
+                sure=self._sure(ranking[row], probabilities) if in_front[row] else (),
+                group=self._group(ranking[row], probabilities) if self._groups else None,
             )
 
-    def _sure(self, ranking: npt.NDArray[np.intp], probabilities: Float64, order: Float64) -> tuple[str, ...]:
-        """The labels of one image that are sure enough to be its answer."""
+    def _sure(self, ranking: npt.NDArray[np.intp], probabilities: Float64) -> tuple[str, ...]:
+        """The labels of one image, with no background before them, that are sure enough to be its answer."""
         if self._multi_label:
             return tuple(self._labels[at].column for at in ranking if probabilities[at] >= self._threshold)
         best = ranking[0]
-        sure = probabilities[best] >= self._threshold and order[len(self._labels) :].max(initial=-1.0) <= order[best]
+        sure = probabilities[best] >= self._threshold
         if self._margin:
             sure = sure and probabilities[best] - np.delete(probabilities, best).max(initial=0.0) >= self._margin
         return (self._labels[best].column,) if sure else ()
 
-    def _group(self, probabilities: Float64) -> GroupScore | None:
-        if not self._groups:
-            return None
-        combine = np.sum if self._adds_up else np.max
-        return max(
-            (GroupScore(name, float(combine(probabilities[rows]))) for name, rows in self._groups.items()),
-            key=lambda group: group.probability,
-        )
+    def _group(self, ranking: npt.NDArray[np.intp], probabilities: Float64) -> GroupScore:
+        """The best group; among equals the one whose best label comes first."""
+        totals = np.zeros(len(self._groups))
+        combine = np.add if self._adds_up else np.maximum
+        combine.at(totals, self._group_of, probabilities[: len(self._labels)])
+        most = totals.max()
+        best = next(group for group in self._group_of[ranking] if totals[group] >= most)
+        return GroupScore(self._groups[best], float(totals[best]))

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import Self, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from clipcls import zeroshot
 from clipcls.answer import Answer, Scores
 from clipcls.errors import InputError, UsageError
 from clipcls.labelled import LabelledFolder, LabelledImages, Watch
-from clipcls.labels import Label, composed, is_chinese, label_set
+from clipcls.labels import SYNONYM, Label, composed, is_chinese, label_set
 from clipcls.pipeline import Embedded, Embedder
 from clipcls.promptfiles import Choice, chosen
 from clipcls.prompts import PromptSet, Wording, wordings
@@ -129,11 +129,13 @@ class Classifier:
                 prompt "a photo" or "一张照片", which is a rule of thumb and not calibrated.
 
         Raises:
-            UsageError: there is no label, a prompt set or template is not usable, or a background was given to a
-                multi-label classifier, in which labels do not compete.
+            UsageError: there is no label, a prompt set or template is not usable, ``synonyms`` is neither word, or a
+                background was given to a multi-label classifier, in which labels do not compete.
             ModelError: the model cannot be loaded.
             DeviceError: the device is missing.
         """
+        if synonyms not in get_args(Synonyms):
+            raise UsageError(f"unknown way with synonyms {synonyms!r}: use {' or '.join(get_args(Synonyms))}")
         kept = label_set(labels)
         behind = label_set(background) if background else ()
         if behind and multi_label:
@@ -308,8 +310,8 @@ class ZeroShotClassifier:
 
     def _neutral_weights(self) -> Vectors:
         """For every label the embedding of a prompt in its language that names nothing: float32 [L, D], unit rows."""
-        chinese = [is_chinese(next(w for w in self.wordings if w.label == label).prompts[0]) for label in self.labels]
-        return self._embedder.texts([NEUTRAL["zh" if yes else "en"] for yes in chinese])[0]
+        first = {wording.label: wording.prompts[0] for wording in reversed(self.wordings)}
+        return self._embedder.texts([NEUTRAL["zh" if is_chinese(first[label]) else "en"] for label in self.labels])[0]
 
     def _warn_of_labels(self) -> None:
         """An English model answers Chinese labels, too, but with noise; one label alone wins whatever it is."""
@@ -326,12 +328,18 @@ class ZeroShotClassifier:
                 info.spec, "、".join(chinese[:3]) + ("…" if len(chinese) > 3 else ""),
             )  # fmt: skip
         for rows in zeroshot.alike(self.weights):
-            labels = list(dict.fromkeys(self.wordings[row].label.column for row in rows))
-            if len(labels) > 1:
+            names = [called(self.wordings[row]) for row in rows]
+            if len({self._label_of[row] for row in rows}) > 1:
                 logger.warning(
                     "%s reads %s alike and cannot tell them apart: reword all but one",
-                    info.spec, " and ".join(map(repr, labels[:3])) + (" and more" if len(labels) > 3 else ""),
+                    info.spec, " and ".join(map(repr, names[:3])) + (" and more" if len(names) > 3 else ""),
                 )  # fmt: skip
+
+
+def called(wording: Wording) -> str:
+    """What one name of a label goes by where no two may be equal: its column, a synonym as ``COLUMN|SYNONYM``."""
+    column = wording.label.column
+    return column if wording.name == wording.label.name else f"{column}{SYNONYM}{wording.name}"
 
 
 def warn_of_cut(prompts: Sequence[str], tokens: Sequence[TokenCount]) -> None:
@@ -346,9 +354,9 @@ def warn_of_cut(prompts: Sequence[str], tokens: Sequence[TokenCount]) -> None:
 
 
 def _check_apart(labels: Sequence[Label], background: Sequence[Label]) -> None:
-    names = {composed(name): label for label in labels for name in label.names}
+    names = {composed(name) for label in labels for name in (*label.names, label.column)}
     for label in background:
-        for name in label.names:
+        for name in (*label.names, label.column):
             if composed(name) in names:
                 raise UsageError(f"{name!r} is both a label and background; it can only be one of them")
 

@@ -1,15 +1,16 @@
 """Label sets on disk: text, CSV, TOML, JSON and YAML files, and the named sets that come with clipcls.
 
 In a text file each line is a label, ``|`` between its synonyms. A CSV has a header with ``name`` and any of the other
-fields of a label, or its first column holds the names. The others hold a list ``labels``, or are one, of strings as
-in a text file or of tables with a label's fields.
+fields of a label, or its first column holds what a line of a text file does. The others hold a list ``labels``, or are
+one, of strings as in a text file or of tables with a label's fields.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+import os.path
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,15 @@ class LabelSet:
 
 
 def load_labels(wanted: str) -> LabelSet:
-    """The label set of a file, or of that name.
+    """The label set of that name, or of a file.
 
     Raises:
         UsageError: there is none, or the file cannot be read or is not valid.
     """
+    if found := find_set("labels", wanted):
+        return read_labels(found.path)
     path = Path(wanted)
-    if not path.exists() and (found := find_set("labels", wanted)):
-        path = found.path
-    elif not path.exists() and path.suffix.lower() not in SUFFIXES["labels"]:
+    if path.suffix.lower() not in SUFFIXES["labels"] and not os.path.exists(wanted):
         raise UsageError(
             f"no label set and no file named {wanted!r}: use one of {', '.join(set_names('labels'))}, or a file of "
             f"labels ({', '.join(SUFFIXES['labels'])})"
@@ -64,30 +65,45 @@ def read_labels(path: Path) -> LabelSet:
         case ".toml" | ".json" | ".yaml" | ".yml":
             return _from_data(parse_structured(text, path), path)
         case _:
-            lines = text.splitlines()
-            return LabelSet(path.stem, tuple(parse_label(line) for line in lines if not line.lstrip().startswith("#")))
+            lines = (line.strip() for line in text.splitlines())
+            return LabelSet(path.stem, tuple(parse_label(line) for line in lines if line and not line.startswith("#")))
 
 
-def _from_csv(text: str, path: Path) -> list[Label]:
+def _from_csv(text: str, path: Path) -> Iterator[Label]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
     try:
-        rows = [row for row in csv.reader(io.StringIO(text), strict=True) if any(cell.strip() for cell in row)]
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            if header is None:
+                header = [cell.strip().lower() for cell in row]
+                if "name" in header:
+                    continue
+            if "name" in header:
+                yield _from_row(dict(zip(header, row, strict=False)), path, reader.line_num)
+            else:
+                yield parse_label(row[0])
     except csv.Error as exc:
-        raise FileFault(path, f"not valid CSV: {exc}") from exc
-    header = [cell.strip().lower() for cell in rows[0]] if rows else []
-    if "name" not in header:
-        return [parse_label(row[0]) for row in rows]
-    labels = []
-    for row in rows[1:]:
-        cells = {key: cell.strip() for key, cell in zip(header, row, strict=False) if key in FIELDS and cell.strip()}
-        lists = {key: [part.strip() for part in cells[key].split(SYNONYM)] for key in _LISTS if key in cells}
-        labels.append(_from_fields(cells | lists, path))
-    return labels
+        raise FileFault(path, f"not valid CSV: {exc}", max(reader.line_num, 1)) from exc
+
+
+def _from_row(row: Mapping[str, str], path: Path, line: int) -> Label:
+    cells: dict[str, Any] = {key: row[key].strip() for key in row if key in FIELDS and row[key].strip()}
+    for key in ("name", *_LISTS):
+        cells[key] = [part.strip() for part in cells.get(key, "").split(SYNONYM)]
+    cells["name"], *more = cells["name"]
+    cells["synonyms"] += more
+    return _from_fields(cells, path, line)
 
 
 def _from_data(data: Any, path: Path) -> LabelSet:
     about = {}
     if isinstance(data, dict):
-        about = {key: str(data[key]) for key in ("name", "language", "description", "source") if key in data}
+        about = {key: data[key] for key in ("name", "language", "description", "source") if key in data}
+        for key, value in about.items():
+            if not isinstance(value, str):
+                raise FileFault(path, f"{key} must be a string")
         data = data.get("labels")
     if not isinstance(data, list):
         raise FileFault(path, "it needs a list of labels, such as labels = [...]")
@@ -99,23 +115,26 @@ def _from_item(item: Any, path: Path) -> Label:
         return parse_label(item)
     if isinstance(item, dict):
         return _from_fields(item, path)
-    raise FileFault(path, f"a label is a string, or a table with a name: {item!r} is neither")
+    raise FileFault(path, f"a label is a string, or a table with a name, and not of type {type(item).__name__}")
 
 
-def _from_fields(given: Mapping[str, Any], path: Path) -> Label:
+def _from_fields(given: Mapping[Any, Any], path: Path, line: int | None = None) -> Label:
     values = dict(given)
-    if not isinstance(values.get("name"), str):
-        raise FileFault(path, f"a label has no name: {str(values)[:60]}")
-    for key, value in values.items():
+    name = values.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise FileFault(path, "a label has no name, or one that is no string", line)
+    about = f"the label {name[:40]!r}: "
+    for key, value in given.items():
         if key not in FIELDS:
-            raise FileFault(path, f"the label {values['name']!r}: unknown field {key!r}; known are {', '.join(FIELDS)}")
+            shown = repr(key[:40]) if isinstance(key, str) else f"of type {type(key).__name__}"
+            raise FileFault(path, f"{about}unknown field {shown}; known are {', '.join(FIELDS)}", line)
         if key in _LISTS:
             parts = [value] if isinstance(value, str) else value
             if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-                raise FileFault(path, f"the label {values['name']!r}: {key} must be a list of strings")
+                raise FileFault(path, f"{about}{key} must be a list of strings", line)
             values[key] = tuple(part for part in parts if part.strip())
-        elif key == "id" and isinstance(value, int):
+        elif key == "id" and type(value) is int and value.bit_length() <= 64:
             values[key] = str(value)
         elif not isinstance(value, str):
-            raise FileFault(path, f"the label {values['name']!r}: {key} must be a string")
+            raise FileFault(path, f"{about}{key} must be a string", line)
     return Label(**values)

@@ -127,7 +127,9 @@ def _tidy(label: Label) -> Label:
         except UnicodeEncodeError as exc:
             shown = text.encode("utf-8", "backslashreplace").decode()
             raise UsageError(f"the label {shown!r} is not valid UTF-8 text; write it in UTF-8") from exc
-    return replace(label, name=name, synonyms=tuple(unique.values()), display=display)
+    return replace(
+        label, name=name, id=_clean(label.id or "") or None, synonyms=tuple(unique.values()), display=display
+    )
 
 
 def _check_columns(labels: Iterable[Label]) -> None:

@@ -6,6 +6,7 @@ label sets in its folder ``labels``; the project's is ``./prompts``, the user's 
 
 from __future__ import annotations
 
+import os.path
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ def find_set(kind: Kind, name: str) -> SetFile | None:
     for place, folder in folders(kind):
         for suffix in SUFFIXES[kind]:
             path = folder / f"{name}{suffix}"
-            if path.is_file():
+            if os.path.isfile(path):  # unlike the path's own method, it takes names too long for a file
                 return SetFile(name, path, place)
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -32,12 +33,16 @@ from clipcls.store.absent import NoStore
 from clipcls.tower import Tower, await_result
 
 _TEXT_BATCH = 64
+_MANY_TEXTS = 2000
+"""Prompts that take so long that a person should know what is going on."""
 _CHUNK = 256
 """Images that are looked up in the store in one go."""
 _LARGEST = 1 << 30
 """Bytes of the largest file that is read at all."""
 _BATCHES_AHEAD = 2
 """Batches in the tower's hands: one computes, one waits."""
+
+logger = logging.getLogger("clipcls")
 
 Vector = npt.NDArray[np.float32]
 
@@ -114,6 +119,8 @@ class Embedder:
         unique = list(dict.fromkeys(prompts))
         found = self.store.texts(fingerprint, unique)
         missing = [prompt for prompt in unique if prompt not in found]
+        if len(missing) >= _MANY_TEXTS:
+            logger.info("embedding %s prompts, which is done once", f"{len(missing):,}")
         for start in range(0, len(missing), _TEXT_BATCH):
             batch = missing[start : start + _TEXT_BATCH]
             encoder = await_result(self._tower.loading())

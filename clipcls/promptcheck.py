@@ -6,14 +6,15 @@ import json
 import re
 import tomllib
 import unicodedata
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from clipcls.errors import UsageError
-from clipcls.labels import is_chinese
-from clipcls.promptfiles import KEYS, parse_prompts
+from clipcls.labels import composed, is_chinese
+from clipcls.promptfiles import KEYS, parse_prompts, unusable
 from clipcls.prompts import PLACEHOLDERS, PromptSet, expand, placeholders
 from clipcls.records import TokenCount
 from clipcls.textfile import FileFault, parse_structured, read_text
@@ -25,15 +26,34 @@ EXAMPLES = {"zh": "大象", "en": "elephant"}
 """Labels that stand in where none was given, by language."""
 
 _FULL_WIDTH = re.compile("[｛｝]")
-_STRAY = re.compile(r"[{<]\s*\w*\s*[}>]")
+_STRAY = re.compile("[{<] *+\\w*+ *+[}>]")
+_LETTER = r"[^\W\u3040-\u9fff]"
+"""Of a script with spaces between its words."""
+
+_BASIC, _PLAIN = r'"(?:\\.|[^"\\\n])*+"', r"'[^'\n]*+'"
 _LITERAL = {
-    ".toml": re.compile(r'#[^\n]*|"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'', re.DOTALL),
-    ".json": re.compile(r'"(?:\\.|[^"\\])*"', re.DOTALL),
+    ".json": re.compile(_BASIC),
+    ".toml": re.compile(
+        "|".join(
+            (
+                r"#[^\n]*+",
+                rf"^[ \t]*+\[(?:{_BASIC}|{_PLAIN}|[^]\"'#\n])*+\]",  # a table's header
+                r'"""(?:\\.|[^"\\]|"(?!""))*+"{3,5}',
+                r"'''(?:[^']|'(?!''))*+'{3,5}",
+                _BASIC,
+                _PLAIN,
+            )
+        ),
+        re.DOTALL | re.MULTILINE,
+    ),
 }
-_DECODE: dict[str, Callable[[str], Any]] = {
-    ".toml": lambda literal: tomllib.loads(f"x = {literal}")["x"],
-    ".json": json.loads,
-}
+"""What can hold quotes in a valid file."""
+_KEY_FOLLOWS = re.compile(r"\s*+[.=:]")
+_KEY = re.compile(rf"^[ \t]*+(?:\[\[?[ \t]*+)?({_BASIC}|{_PLAIN}|[\w-]++)(?=[ \t]*+[.=\]])", re.MULTILINE)
+_CHARACTER = re.compile(
+    r"\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w|\\u\w{4}|\\U\w{8}|\\[ \t]*+\n[ \t\n]*+|\\.|.", re.DOTALL
+)
+"""One character as a string with escapes has it; a backslash at the end of a line makes none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +75,14 @@ class _Placed:
     """A template and where it stands."""
 
     text: str
-    start: int
-    """Offset of its first character in the file."""
+    offsets: Sequence[int]
+    """Where in the file each of its characters begins, and where it ends."""
     label: str | None = None
     """The one label that it is for."""
+
+    @property
+    def start(self) -> int:
+        return self.offsets[0]
 
 
 def check_prompts(
@@ -75,16 +99,21 @@ def check_prompts(
     try:
         text = read_text(path, "prompt templates")
         prompt_set = parse_prompts(text, path, part)
+        placed = list(_place(text, path, part))
     except FileFault as exc:
         return [Fault(path, exc.line, exc.column, "error", exc.reason)]
     except UsageError as exc:
         return [Fault(path, 1, 1, "error", str(exc))]
-    placed = list(_place(text, path, prompt_set))
     found = [*_unknown_keys(text, path), *_faults_alone(placed, prompt_set), *_faults_together(placed)]
     found += _overlaps(placed, [*labels, *prompt_set.labels])
     if count_tokens:
         found += _too_long(placed, labels, count_tokens)
-    return sorted((Fault(path, *_line(text, at), severity, message) for at, severity, message in found), key=_order)
+    lines = [0, *(match.end() for match in re.finditer("\n", text))]
+    faults = []
+    for at, severity, message in sorted(found, key=lambda fault: fault[0]):
+        line = bisect(lines, at)
+        faults.append(Fault(path, line, at - lines[line - 1] + 1, severity, message))
+    return faults
 
 
 _Found = tuple[int, Severity, str]
@@ -93,22 +122,23 @@ _Found = tuple[int, Severity, str]
 def _faults_alone(placed: Sequence[_Placed], prompt_set: PromptSet) -> Iterator[_Found]:
     """What is wrong with each template by itself."""
     for template in placed:
-        text, start = template.text, template.start
-        kinds = list(dict.fromkeys(match[0] for match in placeholders(text)))
-        if not text.strip():
-            yield start, "error", "an empty template"
+        text, start, offsets = template.text, template.start, template.offsets
+        if wrong := unusable(text):
+            yield start, "error", wrong
             continue
         for brace in _FULL_WIDTH.finditer(text):
-            yield start + brace.start(), "error", f"a full-width brace {brace[0]}: write {{类别}} with plain braces"
-        if not kinds and template.label is None:
+            yield offsets[brace.start()], "error", f"a full-width brace {brace[0]}: write {{类别}} with plain braces"
+        places = placeholders(text)
+        if not places and template.label is None:
             yield start, "error", f"no place for the label: write {{label}} or {{类别}} into {text[:40]!r}"
-        if len(kinds) > 1:
-            second = text.index(kinds[1])
-            yield start + second, "warning", f"two kinds of placeholder, {kinds[0]} and {kinds[1]}: use one"
+        if second := next((place for place in places if place[0] != places[0][0]), None):
+            kinds = f"{places[0][0]} and {second[0]}"
+            yield offsets[second.start()], "warning", f"two kinds of placeholder, {kinds}: use one"
         for match in _STRAY.finditer(text):
             if match[0] not in PLACEHOLDERS:
                 known = "use {label} or {类别}"
-                yield start + match.start(), "warning", f"{match[0]} is no placeholder and stays as it is: {known}"
+                at = offsets[match.start()]
+                yield at, "warning", f"{match[0][:40]} is no placeholder and stays as it is: {known}"
         if wrong := _wrong_language(expand(text, ""), prompt_set.language):
             yield start, "warning", wrong
 
@@ -134,73 +164,93 @@ def _faults_together(placed: Sequence[_Placed]) -> Iterator[_Found]:
 
 def _overlaps(placed: Sequence[_Placed], labels: Sequence[str]) -> Iterator[_Found]:
     """Templates that name a label: they pull every other label towards it."""
-    for template in placed:
-        if template.label is not None:
-            continue
-        words = expand(template.text, "\n")
-        for label in labels:
-            pattern = re.escape(label) if is_chinese(label) else rf"\b{re.escape(label)}\b"
-            if match := re.search(pattern, words, re.IGNORECASE):
-                yield template.start, "warning", f"its word {match[0]!r} is a label: other labels will look like it"
+    words = [(template.start, composed(expand(template.text, "\n"))) for template in placed if template.label is None]
+    for label in filter(None, dict.fromkeys(map(composed, labels))):
+        name = re.escape(label)
+        pattern = name if is_chinese(label) else f"(?<!{_LETTER}){name}(?!{_LETTER})"
+        word = re.compile(pattern, re.IGNORECASE)
+        for start, text in words:
+            if match := word.search(text):
+                yield start, "warning", f"its word {match[0][:40]!r} is a label: other labels will look like it"
 
 
 def _too_long(placed: Sequence[_Placed], labels: Sequence[str], count_tokens: CountTokens) -> Iterator[_Found]:
     longest = max(labels, key=len) if labels else None
-    filled = []
-    for template in placed:
-        language = "zh" if is_chinese(template.text) else "en"
-        filled.append(expand(template.text, template.label or longest or EXAMPLES[language]))
-    for template, prompt, count in zip(placed, filled, count_tokens(filled), strict=True):
+    readable = [template for template in placed if not unusable(template.text)]
+    prompts = []
+    for template in readable:
+        language = "zh" if is_chinese(expand(template.text, "")) else "en"
+        prompts.append(expand(template.text, template.label or longest or EXAMPLES[language]))
+    for template, prompt, count in zip(readable, prompts, count_tokens(prompts), strict=True):
         if count.cut:
-            yield (
-                template.start,
-                "warning",
-                f"longer than the model's {count.tokens} tokens, its end is not read: {prompt[-20:]!r}",
-            )
+            what = f"longer than the model's {count.tokens} tokens, its end is not read: {prompt[-20:]!r}"
+            yield template.start, "warning", what
 
 
 def _unknown_keys(text: str, path: Path) -> Iterator[_Found]:
-    if path.suffix.lower() == ".toml":
-        for key in parse_structured(text, path):
-            if key not in KEYS:
-                at = re.search(rf"^[\s\[\"']*{re.escape(key)}\b", text, re.MULTILINE)
-                yield at.start() if at else 0, "warning", f"unknown key {key!r}; known are {', '.join(KEYS)}"
-
-
-def _place(text: str, path: Path, prompt_set: PromptSet) -> Iterator[_Placed]:
-    """Every template as it is written, duplicates too, with its place."""
-    suffix = path.suffix.lower()
-    if suffix not in _LITERAL:
-        start = 0
-        for line in text.splitlines(keepends=True):
-            if line.strip() and not line.lstrip().startswith("#"):
-                yield _Placed(line.strip(), start + len(line) - len(line.lstrip()))
-            start += len(line)
+    if path.suffix.lower() != ".toml":
         return
-    # Neither parser tells places; but each string is a literal of the file, and those come in the same order.
-    shared = set(prompt_set.templates)
-    own = {template: name for name, templates in prompt_set.labels.items() for template in templates}
-    for match in _LITERAL[suffix].finditer(text):
-        if match[0].startswith("#") or _is_key(text, match):
-            continue
-        value = _DECODE[suffix](match[0])
-        if value in shared or value in own:
-            inner = match.start() + (3 if match[0][:3] in ('"""', "'''") else 1)
-            yield _Placed(value, inner, None if value in shared else own[value])
+    bare = _LITERAL[".toml"].sub(lambda match: " " * len(match[0]) if _is_value(match) else match[0], text)
+    places: dict[str, int] = {}
+    for match in _KEY.finditer(bare):
+        places.setdefault(match[1].strip("\"'"), match.start(1))
+    for key in parse_structured(text, path):
+        if key not in KEYS:
+            yield places.get(key, 0), "warning", f"unknown key {key[:40]!r}; known are {', '.join(KEYS)}"
 
 
-def _is_key(text: str, match: re.Match[str]) -> bool:
-    """Whether a literal is a key, in ``key = ``, ``[table.key]`` or ``key:``, or a value such as the name."""
-    before = text[text.rfind("\n", 0, match.start()) + 1 : match.start()].rstrip()
-    after = text[match.end() :].lstrip(" \t")
-    is_value = before.endswith("=") and not before.replace(" ", "").startswith("templates=")
-    return after[:1] in ("=", ":", ".") or before.lstrip().startswith("[labels") or is_value
+def _place(text: str, path: Path, part: str | None) -> Iterator[_Placed]:
+    """Every template as it is written, duplicates too, with its place.
+
+    Neither parser tells places. So the file is parsed once more with the place of each string written in its stead.
+
+    Raises:
+        UsageError: see ``parse_prompts``.
+    """
+    literals = _LITERAL.get(suffix := path.suffix.lower())
+    if literals is None:
+        yield from _place_lines(text)
+        return
+    marks: dict[str, tuple[str, list[int]]] = {}
+
+    def mark(match: re.Match[str]) -> str:
+        literal = match[0]
+        if not _is_value(match):
+            return literal
+        value = json.loads(literal) if suffix == ".json" else tomllib.loads(f"x = {literal}")["x"]
+        name = f"{match.start()}{'{}' if placeholders(value) else ''}"  # tells data sets from labels in JSON
+        marks[name] = value, _offsets(literal, match.start())
+        return f'"{name}"'
+
+    marked = parse_prompts(literals.sub(mark, text), path, part)
+    for label, names in ((None, marked.templates), *marked.labels.items()):
+        yield from (_Placed(*marks[name], label) for name in names)
 
 
-def _line(text: str, at: int) -> tuple[int, int]:
-    line = text.count("\n", 0, at) + 1
-    return line, at - text.rfind("\n", 0, at)
+def _place_lines(text: str) -> Iterator[_Placed]:
+    start = 0
+    for line in text.split("\n"):
+        template = line.strip()
+        if template and not template.startswith("#"):
+            at = start + len(line) - len(line.lstrip())
+            yield _Placed(template, range(at, at + len(template) + 1))
+        start += len(line) + 1
 
 
-def _order(fault: Fault) -> tuple[int, int]:
-    return fault.line, fault.column
+def _is_value(match: re.Match[str]) -> bool:
+    """Whether it is a string, and no comment, header or key."""
+    return match[0][0] in "\"'" and not _KEY_FOLLOWS.match(match.string, match.end())
+
+
+def _offsets(literal: str, at: int) -> list[int]:
+    """Where each character of a string that stands at an offset begins, and where the last one ends."""
+    quotes = 3 if literal[:3] in ('"""', "'''") else 1
+    start, end = quotes, len(literal) - quotes
+    if quotes == 3 and literal[start] == "\n":
+        start += 1
+    if literal[0] == "'":
+        return [at + offset for offset in range(start, end + 1)]
+    found = [
+        at + match.start() for match in _CHARACTER.finditer(literal, start, end) if match[0].strip(" \t\n") != "\\"
+    ]
+    return [*found, at + end]

@@ -8,15 +8,18 @@ several data sets one is meant by ``FILE.json#DATASET``.
 from __future__ import annotations
 
 import logging
+import os.path
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from clipcls.errors import OutputError, UsageError
 from clipcls.labels import is_chinese
-from clipcls.library import find_set, set_names
+from clipcls.library import SUFFIXES, find_set, set_names
 from clipcls.prompts import PromptSet, placeholders, union
 from clipcls.textfile import FileFault, parse_structured, read_text
 
@@ -24,7 +27,9 @@ logger = logging.getLogger("clipcls")
 
 KEYS = ("name", "language", "description", "source", "templates", "labels")
 """What a TOML file of a set may hold."""
-
+_NO_COMMENT = re.compile("[\x00-\x08\x0e-\x1f\x7f\ud800-\udfff]")
+"""Besides line breaks, what a comment of a TOML file must not hold."""
+_HALF = re.compile("[\ud800-\udfff]")
 
 _HEADER = """\
 A prompt set for clipcls · clipcls 的提示词集
@@ -76,17 +81,20 @@ def find_prompts(wanted: str) -> tuple[Path, str | None]:
     Raises:
         UsageError: there is no set of that name.
     """
-    if found := find_set("prompts", wanted):
-        return found.path, None
     file, _, part = wanted.rpartition("#")
-    path = Path(file or wanted)
-    if Path(wanted).exists() or not file:
-        path, part = Path(wanted), ""
-    if path.suffix.lower() in (".toml", ".txt", ".json") or path.exists():
-        return path, part or None
+    meant = ((wanted, None), (file, part or None))
+    for name, data_set in meant:
+        if found := find_set("prompts", name):
+            return found.path, data_set
+        if os.path.exists(name):
+            return Path(name), data_set
+    for name, data_set in reversed(meant):
+        if Path(name).suffix.lower() in SUFFIXES["prompts"]:
+            return Path(name), data_set
     raise UsageError(
-        f"no prompt set named {wanted!r}: use one of {', '.join(set_names('prompts'))}, a .toml, .txt or .json file, "
-        f"or a template with a place for the label, such as '这是一张有关{{类别}}的照片' or 'a photo of a {{label}}'"
+        f"no prompt set named {wanted[:60]!r}: use one of {', '.join(set_names('prompts'))}, a .toml, .txt or .json "
+        "file, or a template with a place for the label, such as '这是一张有关{类别}的照片' or "
+        "'a photo of a {label}'"
     )
 
 
@@ -99,10 +107,20 @@ def read_prompts(path: Path, part: str | None = None) -> PromptSet:
     prompt_set = parse_prompts(read_text(path, "prompt templates"), path, part)
     for template in prompt_set.templates:
         if not placeholders(template):
-            raise UsageError(
-                f"{path}: the template {template!r} has no place for the label; write {{label}} or {{类别}} in it"
+            raise FileFault(
+                path, f"the template {template[:60]!r} has no place for the label; write {{label}} or {{类别}} in it"
             )
+    for template in chain(prompt_set.templates, *prompt_set.labels.values()):
+        if wrong := unusable(template):
+            raise FileFault(path, f"{wrong} ({template[:60]!r})")
     return prompt_set
+
+
+def unusable(template: str) -> str:
+    """Why no model can read a template, in words; empty if one can."""
+    if not template.strip():
+        return "an empty template; delete it or write one"
+    return "a template that is not valid text; write it in UTF-8" if _HALF.search(template) else ""
 
 
 def parse_prompts(text: str, path: Path, part: str | None = None) -> PromptSet:
@@ -117,8 +135,10 @@ def parse_prompts(text: str, path: Path, part: str | None = None) -> PromptSet:
         case ".json":
             prompt_set = _from_json(parse_structured(text, path), path, part)
         case _:
-            lines = (line.strip() for line in text.splitlines())
+            lines = map(str.strip, text.split("\n"))
             prompt_set = PromptSet(path.stem, _unique(line for line in lines if line and not line.startswith("#")))
+    if part and path.suffix.lower() != ".json":
+        raise FileFault(path, f"only a .json file holds several data sets; leave out {'#' + part!r}")
     if not prompt_set.templates and not prompt_set.labels:
         raise FileFault(path, "no templates in it")
     return prompt_set
@@ -131,7 +151,7 @@ def format_prompts(prompt_set: PromptSet, comment: str = "") -> str:
     table = {key: getattr(prompt_set, key) for key in KEYS if key != "labels"}
     if prompt_set.labels:
         table["labels"] = {name: {"templates": own} for name, own in prompt_set.labels.items()}
-    lines = "".join(f"# {line}".rstrip() + "\n" for line in comment.splitlines())
+    lines = "".join(_NO_COMMENT.sub("�", f"# {line}".rstrip()) + "\n" for line in comment.splitlines())
     return lines + tomli_w.dumps(table, indent=2)
 
 
@@ -146,7 +166,10 @@ def new_prompts(path: Path, start: str | None = None) -> Path:
         UsageError: the file exists, is of another kind, or there is no such set to start with.
         OutputError: it cannot be written.
     """
-    path = path if path.suffix else path.with_name(f"{path.name}.toml")
+    if not path.suffix and path.name:
+        path = path.with_name(f"{path.name}.toml")
+    if not path.name:
+        raise UsageError(f"{path} is a folder; name a file in it, such as {path / 'mine.toml'}")
     if path.suffix != ".toml":
         raise UsageError(f"{path}: a prompt set is written as .toml; name it {path.with_suffix('.toml')}")
     first = PromptSet("", ("一张{类别}的照片",), "zh") if start is None else load_prompts(start)
@@ -163,17 +186,20 @@ def write_new(path: Path, prompt_set: PromptSet, comment: str, after: str = "") 
     """
     text = format_prompts(prompt_set, comment) + after
     try:
+        data = text.encode()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-    except FileExistsError as exc:
-        raise UsageError(f"{path} exists and stays as it is: name another file, or move it away") from exc
+        with path.open("xb") as file:
+            file.write(data)
     except (OSError, ValueError) as exc:
+        if isinstance(exc, FileExistsError) and path.parent.is_dir():
+            raise UsageError(f"{path} exists and stays as it is: name another file, or move it away") from exc
         raise OutputError(f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
 def _load_one(wanted: str) -> PromptSet:
     if placeholders(wanted):
+        if wrong := unusable(wanted):
+            raise UsageError(f"{wrong} ({wanted[:60]!r})")
         return PromptSet(wanted, (wanted,))
     path, part = find_prompts(wanted)
     return read_prompts(path, part)
@@ -187,7 +213,7 @@ def _from_table(table: Any, path: Path) -> PromptSet:
     own = table.get("labels", {})
     if not isinstance(own, dict) or not all(isinstance(label, dict) for label in own.values()):
         raise FileFault(path, 'templates of single labels look like this: [labels."大象"] and below templates = [...]')
-    named = {name: _strings(label.get("templates"), path) for name, label in own.items()}
+    named = {name: _strings(label.get("templates"), path, f"the label {name[:40]!r}: ") for name, label in own.items()}
     templates = _strings(table.get("templates", [] if named else None), path)
     return PromptSet(about.pop("name") or path.stem, templates, **about, labels=_composed(named))
 
@@ -203,7 +229,8 @@ def _from_json(data: Any, path: Path, part: str | None) -> PromptSet:
         part, data = _one_data_set(data, path, part)
         if isinstance(data, list):
             return PromptSet(part, _strings(data, path))
-    return PromptSet(part or path.stem, (), labels=_composed({name: _strings(own, path) for name, own in data.items()}))
+    named = {name: _strings(own, path, f"{name[:40]!r}: ") for name, own in data.items()}
+    return PromptSet(part or path.stem, (), labels=_composed(named))
 
 
 def _is_by_data_set(data: Mapping[str, Any]) -> bool:
@@ -226,9 +253,9 @@ def _one_data_set(data: Mapping[str, Any], path: Path, part: str | None) -> tupl
     return part, data[part]
 
 
-def _strings(value: Any, path: Path) -> tuple[str, ...]:
+def _strings(value: Any, path: Path, whose: str = "") -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise FileFault(path, 'it needs a list of strings, templates = ["...", "..."]')
+        raise FileFault(path, f'{whose}it needs a list of strings, templates = ["...", "..."]')
     return _unique(value)
 
 

@@ -24,12 +24,15 @@ class FileFault(UsageError):
     """A text file that cannot be understood; ``line`` and ``column`` count from 1."""
 
     def __init__(self, path: Path, reason: str, line: int | None = None, column: int = 1) -> None:
+        reason = " ".join(reason.split())
         super().__init__(f"{path}: {reason}" if line is None else f"{path}, line {line}: {reason}")
         self.reason, self.line, self.column = reason, line or 1, column
 
 
 def read_text(path: Path, what: str) -> str:
     """A text file of a person's: UTF-8 with or without a byte-order mark, UTF-16, or GBK as Chinese Windows writes it.
+
+    Its lines end with a line feed, however the file ends them.
 
     Args:
         path: the file.
@@ -42,27 +45,32 @@ def read_text(path: Path, what: str) -> str:
         with path.open("rb") as file:
             data = file.read(_LARGEST + 1)
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
-        raise UsageError(f"cannot read {what} from {path}: {getattr(exc, 'strerror', None) or exc}") from exc
+        cause = getattr(exc, "strerror", None) or exc
+        raise UsageError(f"cannot read {what} from {path}: {cause}; name a text file of {what}") from exc
     if len(data) > _LARGEST:
-        raise FileFault(path, f"larger than {_LARGEST >> 20} MB: this is no file of {what}")
-    return _decode(data, path)
+        raise FileFault(path, f"larger than {_LARGEST >> 20} MB; name a text file of {what}")
+    text = "\0" if b"\0" in data and not data.startswith(_UTF16) else _decode(data, path)
+    if "\0" in text:
+        raise FileFault(path, f"a binary file, not text; name a text file of {what}")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _decode(data: bytes, path: Path) -> str:
     try:
-        if data.startswith(_UTF16):
-            return data.decode("utf-16")
-        if b"\0" in data:
-            raise FileFault(path, "a binary file, not text")
-        return data.decode("utf-8-sig")
+        return data.decode("utf-16" if data.startswith(_UTF16) else "utf-8-sig")
     except UnicodeDecodeError as exc:
         text = _as_gbk(data)
         if text is None:
-            line = data.count(b"\n", 0, exc.start) + 1
+            before = exc.object[: exc.start].decode(exc.encoding).removeprefix("\ufeff")
             advice = "not UTF-8, UTF-16 or GBK text; save the file as UTF-8 and try again"
-            raise FileFault(path, advice, line) from exc
+            raise FileFault(path, advice, *place_of(before, len(before))) from exc
         logger.info("%s is not UTF-8; read as GBK", path)
         return text
+
+
+def place_of(text: str, at: int) -> tuple[int, int]:
+    """Line and column of an offset in a text, both counted from 1."""
+    return text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
 
 
 def _as_gbk(data: bytes) -> str | None:
@@ -94,11 +102,13 @@ def parse_structured(text: str, path: Path) -> Any:
 def _parse_toml(text: str, path: Path) -> Any:
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as exc:
+    except tomllib.TOMLDecodeError as exc:
         place = _PLACE.search(str(exc))
-        line, column = (int(place[1]), int(place[2])) if place else (text.count("\n") + 1, 1)
+        line, column = (int(place[1]), int(place[2])) if place else place_of(text, len(text))
         reason = re.sub(r" \(at .*\)$", "", str(exc))
         raise FileFault(path, f"not valid TOML: {reason}", line, column) from exc
+    except (RecursionError, ValueError) as exc:
+        raise FileFault(path, f"not valid TOML: {_beyond(exc)}") from exc
 
 
 def _parse_json(text: str, path: Path) -> Any:
@@ -106,8 +116,12 @@ def _parse_json(text: str, path: Path) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as exc:
         raise FileFault(path, f"not valid JSON: {exc.msg}", exc.lineno, exc.colno) from exc
-    except RecursionError as exc:
-        raise FileFault(path, "not valid JSON: nested too deeply") from exc
+    except (RecursionError, ValueError) as exc:
+        raise FileFault(path, f"not valid JSON: {_beyond(exc)}") from exc
+
+
+def _beyond(exc: Exception) -> str:
+    return "nested too deeply" if isinstance(exc, RecursionError) else "a number has too many digits"
 
 
 def _parse_yaml(text: str, path: Path) -> Any:
@@ -119,5 +133,6 @@ def _parse_yaml(text: str, path: Path) -> Any:
         mark = exc.problem_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         raise FileFault(path, f"not valid YAML: {exc.problem}", line, column) from exc
-    except (yaml.YAMLError, RecursionError, ValueError) as exc:
-        raise FileFault(path, f"not valid YAML: {' '.join(str(exc).split())[:100]}") from exc
+    except Exception as exc:  # of values that are none of their kind, such as !!bool x, it raises what comes
+        cause = _beyond(exc) if isinstance(exc, RecursionError) else str(exc)[:100] or type(exc).__name__
+        raise FileFault(path, f"not valid YAML: {cause}") from exc

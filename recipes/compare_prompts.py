@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import re
-import subprocess
-import sys
 import tarfile
 import tempfile
-from contextlib import suppress
 from pathlib import Path
+
+from terminal_picture import on_a_terminal
 
 NAMES = Path(__file__).parent / "starter" / "names" / "caltech-101.tsv"
 
@@ -36,26 +34,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         unpack(parser.parse_args().data / "caltech-101.tar", Path(folder, "pictures"))
         for command in COMMANDS:
-            print(f"$ clipcls {command}\n{on_a_terminal(command.split(), folder)}", flush=True)
+            shown, said = on_a_terminal(command.split(), Path(folder), 110, CLIPCLS_CACHE_DIR=f"{folder}/cache")
+            plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+            print(f"$ clipcls {command}", *said, *map(str.rstrip, plain.splitlines()), sep="\n", end="\n\n", flush=True)
         print(f"$ cat best.toml\n{Path(folder, 'best.toml').read_text('utf-8')}", end="")
-
-
-def on_a_terminal(words: list[str], folder: str) -> str:
-    """What a command shows on a terminal of 110 columns, after what it says of its progress."""
-    ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "clipcls", *words]
-    environment = os.environ | {"CLIPCLS_CACHE_DIR": str(Path(folder, "cache")), "COLUMNS": "110", "NO_COLOR": "1"}
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=theirs, stderr=subprocess.PIPE) as run:
-        os.close(theirs)
-        shown = b""
-        with suppress(OSError):  # how a terminal tells that nobody writes to it any more
-            while some := os.read(ours, 1 << 16):
-                shown += some
-        said = run.communicate()[1].decode()
-    if run.returncode:
-        raise SystemExit(said)
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", shown.decode())
-    return said + "".join(line.rstrip() + "\n" for line in plain.splitlines())
 
 
 def unpack(archive: Path, folder: Path) -> None:

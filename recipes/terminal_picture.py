@@ -26,28 +26,36 @@ COLUMNS = 96
 
 
 def main() -> None:
-    terminal, stdout = pty.openpty()
-    process = subprocess.Popen(
-        [str(Path(sys.executable).parent / "clipcls"), *COMMAND.split()[1:]],
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        cwd=ROOT,
-        env=os.environ | {"COLUMNS": str(COLUMNS), "TERM": "xterm-256color"},
-    )
-    os.close(stdout)
-    table = b""
-    while chunk := _read(terminal):
-        table += chunk
-    assert process.stderr is not None
-    notice, *rest = process.stderr.read().decode().splitlines()
+    table, (notice, *rest) = on_a_terminal(COMMAND.split()[1:], ROOT, COLUMNS)
 
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text(f"$ {COMMAND}", "bold"))
     console.print(Text(notice, "dim"))
-    console.print(Text.from_ansi(table.decode().replace("\r\n", "\n").rstrip("\n")))
+    console.print(Text.from_ansi(table.rstrip("\n")))
     for line in rest:
         console.print(Text(line, "dim"))
     (ROOT / "docs" / "terminal.svg").write_text(_widened(console.export_svg(title="clipcls")), encoding="utf-8")
+
+
+def on_a_terminal(words: list[str], folder: Path, columns: int, **environment: str) -> tuple[str, list[str]]:
+    """What clipcls shows on a terminal of so many columns, and the lines of what it says on stderr."""
+    terminal, stdout = pty.openpty()
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "clipcls"), *words],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        cwd=folder,
+        env=os.environ | {"COLUMNS": str(columns), "TERM": "xterm-256color"} | environment,
+    )
+    os.close(stdout)
+    shown = b""
+    while chunk := _read(terminal):
+        shown += chunk
+    assert process.stderr is not None
+    said = process.stderr.read().decode()
+    if process.wait() == 2:
+        raise SystemExit(said)
+    return shown.decode().replace("\r\n", "\n"), said.splitlines()
 
 
 def _widened(svg: str) -> str:

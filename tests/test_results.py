@@ -355,6 +355,13 @@ def test_resume_refuses_another_run_and_says_why(output: Path) -> None:
         ({"activation": "sigmoid"}, ["activation: softmax then, sigmoid now"]),
         ({"format": "jsonl"}, ["format: csv then, jsonl now"]),
         ({"excel": True, "all_scores": True}, ["all scores: False then, True now", "excel: False then, True now"]),
+        ({"synonyms": "max"}, ["synonyms: mean then, max now"]),
+        ({"background": ("天空", "墙")}, ["background: none then, 天空, 墙 now"]),
+        ({"threshold": 0.5}, ["threshold: None then, 0.5 now"]),
+        ({"margin": 0.1}, ["margin: 0.0 then, 0.1 now"]),
+        ({"unknown_label": "其他"}, ["unknown label: none then, 其他 now"]),
+        ({"multi_label": True}, ["multi label: False then, True now"]),
+        ({"groups": ("动物", "家电")}, ["groups: none then, 动物, 家电 now"]),
         ({"base": "/b\n"}, ["base: /home/li then, /b\\x0a now"]),
         ({"paths": ()}, ["paths: imgs then, none now"]),
         (
@@ -398,6 +405,31 @@ def test_a_run_file_keeps_names_that_are_not_utf8(output: Path) -> None:
     write_run(output, run)
     assert read_run(output) == run
     assert "\\udce9" in run_file(output).read_bytes().decode()
+
+
+def test_a_run_file_keeps_the_rule(output: Path) -> None:
+    run = replace(
+        RUN, synonyms="max", background=("天空",), threshold=0.5, margin=0.1, unknown_label="?", groups=("动物", "")
+    )
+    write_run(output, run)
+    assert read_run(output) == run and run.layout.groups and run.layout.unknown_label == "?"
+
+
+def test_another_group_of_many_is_shown_where_it_differs() -> None:
+    then = replace(RUN, groups=("a",) * 50)
+    assert differences(then, replace(then, groups=("a",) * 49 + ("b",))) == [
+        "groups: …, a, a, a, a, a then, …, a, a, a, a, b now"
+    ]
+
+
+@pytest.mark.parametrize("missing", ["background", "groups"])
+def test_a_run_file_of_an_older_version_is_refused(output: Path, missing: str) -> None:
+    interrupt(output)
+    told = json.loads(run_file(output).read_text("utf-8"))
+    del told[missing]
+    run_file(output).write_text(json.dumps(told), "utf-8")
+    with pytest.raises(OutputError, match=r"run\.json is damaged or from another version of clipcls; --overwrite"):
+        sink_for(output, resume=True)
 
 
 def test_there_is_no_run_file(output: Path) -> None:

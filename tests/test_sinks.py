@@ -19,7 +19,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from clipcls.errors import OutputError, UsageError
-from clipcls.records import Failure, Prediction, Record, Score
+from clipcls.records import Failure, GroupScore, Prediction, Record, Score
 from clipcls.sinks import LabelInfo, LabelPrompts, RunInfo, choose_format, open_sink, written_path
 from clipcls.sinks.cells import printable, protect_cell, rounded, unprotect_cell, well_formed
 from clipcls.sinks.rows import CsvRows, JsonlRows, Layout, rows_for
@@ -201,6 +201,77 @@ def test_jsonl_knows_a_foreign_row(row: str) -> None:
         JsonlRows(Layout(LABELS)).read(row)
 
 
+# Answers beyond one label
+
+
+def answered(path: str, sure: tuple[str, ...], group: str = "", top_k: int = 1) -> Prediction:
+    plain = prediction(path, top_k=top_k)
+    return Prediction(path, plain.ranked, plain.all_scores, sure=sure, group=GroupScore(group, 0.75) if group else None)
+
+
+def test_csv_of_uncertain_images_and_groups() -> None:
+    layout = Layout(LABELS, top_k=2, all_scores=True, groups=True, unknown_label="其他")
+    records = [answered("a", ("大象",), "动物", 2), answered("b", (), "动物", 2), Failure("c", "cut off")]
+    assert csv_text(records, layout) == (
+        "path,status,label,probability,cosine,label_2,probability_2,cosine_2,group,group_probability,"
+        "probability:大象,probability:冰箱,probability:蚂蚁,cosine:大象,cosine:冰箱,cosine:蚂蚁,error\n"
+        "a,ok,大象,0.500000,0.300000,冰箱,0.333333,0.200000,动物,0.750000,"
+        "0.500000,0.333333,0.250000,0.300000,0.200000,0.100000,\n"
+        "b,uncertain,其他,0.500000,0.300000,冰箱,0.333333,0.200000,动物,0.750000,"
+        "0.500000,0.333333,0.250000,0.300000,0.200000,0.100000,\n"
+        "c,error,,,,,,,,,,,,,,,cut off\n"
+    )
+
+
+def test_several_labels_share_a_cell() -> None:
+    layout = Layout(LABELS, multi_label=True)
+    records = [answered("a", ("大象", "冰箱")), answered("b", ("大象",)), answered("c", ())]
+    cells = csv_cells(csv_text(records, layout))
+    assert [row[:3] for row in cells[1:]] == [["a", "ok", "大象|冰箱"], ["b", "ok", "大象"], ["c", "uncertain", ""]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "record", "shown"),
+    [
+        ({}, answered("a", ()), {"status": "uncertain", "label": None, "probability": 0.5, "cosine": 0.3}),
+        ({"unknown_label": "?"}, answered("a", ()), {"status": "uncertain", "label": "?"}),
+        ({"multi_label": True}, answered("a", ("大象", "冰箱")), {"label": "大象|冰箱", "labels": ["大象", "冰箱"]}),
+        ({"multi_label": True, "unknown_label": "?"}, answered("a", ()), {"label": "?", "labels": []}),
+        ({"multi_label": True, "groups": True}, Failure("a", "x"), {"label": None, "labels": [], "group": None}),
+        ({"groups": True}, answered("a", ("大象",), "动物"), {"group": {"name": "动物", "probability": 0.75}}),
+    ],
+)
+def test_jsonl_of_uncertain_images_several_labels_and_groups(
+    changes: dict[str, object], record: Record, shown: dict[str, object]
+) -> None:
+    rows = JsonlRows(Layout(LABELS, **changes))  # type: ignore[arg-type]
+    found = json.loads(rows.row(record))
+    assert {key: found[key] for key in shown} == shown
+    assert [score["label"] for score in found["ranked"]] == ([] if isinstance(record, Failure) else ["大象"])
+    assert rows.read(rows.row(record)) == ("a", record.ok)
+
+
+def test_a_record_without_the_group_that_its_header_names_is_refused() -> None:
+    with pytest.raises(ValueError, match="3 cells of scores where the header has 5"):
+        CsvRows(Layout(LABELS, groups=True)).row(prediction("a"))
+
+
+@given(TEXT, TEXT, TEXT, TEXT, st.booleans(), st.booleans())
+def test_answers_read_back(path: str, unknown: str, group: str, label: str, excel: bool, sure: bool) -> None:
+    layout = Layout((label, label + "2"), 1, False, excel, unknown_label=unknown, groups=True)
+    record = Prediction(path, (Score(label, 0.5, 0.25),), sure=(label,) if sure else (), group=GroupScore(group, 0.125))
+    text = csv_text([record], layout)
+    header, row = csv_cells(text.removeprefix("\ufeff"))
+    if excel:
+        assert not any(row[header.index(name)].startswith(TRIGGERS) for name in ("path", "label", "group"))
+        row = [unprotect_cell(cell) for cell in row]
+    expected = (path, "ok" if sure else "uncertain", label if sure and label else unknown, 0.5, 0.25, group, 0.125, "")
+    assert (*row[:3], float(row[3]), float(row[4]), row[5], float(row[6]), row[7]) == expected
+    assert CsvRows(layout).read(text.removeprefix(CsvRows(layout).head())) == (path, True)
+    told = json.loads(JsonlRows(layout).row(record))
+    assert (told["path"], told["label"] or "", told["group"]["name"]) == (path, expected[2], group)
+
+
 # Streams
 
 
@@ -330,6 +401,45 @@ def test_table_columns_are_straight(width: int, path: str, label: str) -> None:
     assert places[0] == places[1]
     if width >= 72:
         assert all(cell_len(line) <= width for line in lines)
+
+
+def test_a_table_of_uncertain_images() -> None:
+    lines = table([answered("a.jpg", ("大象",)), answered("b.jpg", ())], Layout(LABELS)).splitlines()
+    assert [line.split()[:3] for line in lines[1:]] == [["a.jpg", "大象", "50.00%"], ["b.jpg", "?大象", "50.00%"]]
+    assert lines[1].index("大象") == lines[2].index("大象")
+    named = table([answered("b.jpg", ())], Layout(LABELS, unknown_label="none of these")).splitlines()
+    assert named[1].split()[:5] == ["b.jpg", "none", "of", "these", "50.00%"]
+    dim = table([answered("b.jpg", ())], Layout(LABELS), color=True)
+    assert "\x1b[2m大象" in dim and "\x1b[1m大象" in table([answered("a", ("大象",))], Layout(LABELS), color=True)
+
+
+def test_a_table_of_several_labels_an_image() -> None:
+    records = [answered("a.jpg", ("大象", "冰箱")), answered("b.jpg", ())]
+    lines = table(records, Layout(LABELS, multi_label=True)).splitlines()
+    assert [line.split()[1] for line in lines[1:]] == ["大象|冰箱", "?大象"]
+
+
+def test_the_first_line_of_all_scores_is_the_answers_also_in_a_tie() -> None:
+    scores = (Score("x", 0.5, 0.3), Score("y", 0.5, 0.3 + 1e-12))
+    lines = table([Prediction("a", scores[:1], scores, sure=("x",))], Layout(("x", "y"), all_scores=True)).splitlines()
+    assert [line.split()[0 if i else 1] for i, line in enumerate(lines[1:])] == ["x", "y"]
+
+
+@pytest.mark.parametrize("width", [4, 20, 40, 72, 80, 100, 300])
+@pytest.mark.parametrize("label", ["大象", "很长的标签" * 9])
+def test_groups_stand_in_a_straight_column(width: int, label: str) -> None:
+    records = [
+        Prediction("a.jpg", (Score(name, share, 0.3), Score("b", 0.1, 0.1)), group=GroupScore(group, share))
+        for name, share, group in ((label, 0.25, "动物"), ("b", 1.0, "很长的组" * 9))
+    ]
+    text = table(records, Layout((label, "b"), top_k=2, groups=True), width)
+    heading, first, second, third, fourth = text.splitlines()
+    assert heading.endswith("  group") and "25% " in first and "100%" in third and third.endswith("…")
+    starts = ((heading, "group"), (first, "25% "), (third, "100% "))
+    assert len({cell_len(line[: line.rindex(start)]) for line, start in starts}) == 1
+    assert second.split()[:2] == fourth.split()[:2] == ["b", "10.00%"]
+    if width >= 72:
+        assert all(cell_len(line) <= width for line in text.splitlines())
 
 
 def test_long_names_are_shortened() -> None:

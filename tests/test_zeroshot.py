@@ -70,3 +70,57 @@ def test_permuting_labels_permutes_scores_only(seed: int, labels: int) -> None:
     moved = zeroshot.probabilities(zeroshot.cosines(images, weights[order]), 30.0, None, "softmax")
     np.testing.assert_allclose(plain[:, order], moved, atol=1e-12)
     np.testing.assert_allclose(plain.sum(axis=1), 1.0)
+
+
+def test_merged_names_are_the_normalised_mean_of_each_label() -> None:
+    names = random_rows(4, 6)
+    weights = zeroshot.merged(names, [0, 0, 1, 2, 2, 2])
+    np.testing.assert_allclose(
+        weights, unit(np.stack([names[:2].mean(axis=0), names[2], names[3:].mean(axis=0)])), atol=1e-6
+    )
+    np.testing.assert_allclose(zeroshot.merged(names, range(6)), names, atol=1e-7)
+
+
+def test_a_label_scores_as_its_best_name() -> None:
+    scores = np.array([[0.1, 0.3, -0.5, -0.2], [0.9, 0.3, -0.1, -0.2]])
+    assert zeroshot.best_of_names(scores, [0, 0, 1, 1]).tolist() == [[0.3, -0.2], [0.9, -0.1]]
+    assert zeroshot.best_of_names(scores, [0, 1, 2, 3]).tolist() == scores.tolist()
+
+
+@given(st.integers(0, 10**6), st.lists(st.integers(1, 4), min_size=1, max_size=6))
+def test_the_best_name_never_scores_less_than_any_other(seed: int, sizes: list[int]) -> None:
+    label_of = [label for label, size in enumerate(sizes) for _ in range(size)]
+    scores = zeroshot.cosines(random_rows(seed, 3), random_rows(seed + 1, len(label_of)))
+    best = zeroshot.best_of_names(scores, label_of)
+    assert best.shape == (3, len(sizes))
+    assert (best[:, label_of] >= scores).all() and np.isin(best, scores).all()
+
+
+def test_against_a_neutral_prompt_the_probability_is_the_softmax_of_two() -> None:
+    cosines, neutral = np.array([[0.3, 0.2, 0.1]]), np.array([[0.2, 0.2, 0.2]])
+    alone = zeroshot.against_neutral(cosines, neutral, 50.0)
+    pairs = [zeroshot.probabilities(np.array([[c, 0.2]]), 50.0, None, "softmax")[0, 0] for c in cosines[0]]
+    np.testing.assert_allclose(alone, [pairs])
+    assert alone[0, 1] == 0.5 and (zeroshot.against_neutral(cosines, neutral, 1e9) == [[1.0, 0.5, 0.0]]).all()
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_that_are_the_same_but_for_rounding_are_found(seed: int, noise: float) -> None:
+    rng = np.random.default_rng(seed)
+    rows = np.concatenate([random_rows(seed, 300), np.zeros((4, 32), np.float32)])
+    rows[[300, 301]], rows[[302, 303]] = rows[7], rows[[7, 250]]
+    rows = unit(rows + rng.normal(size=rows.shape) * noise)
+    assert zeroshot.alike(rows) == [[7, 300, 301, 302], [250, 303]]
+
+
+def test_rows_that_are_merely_close_are_not_alike() -> None:
+    rows = random_rows(0, 2)
+    assert zeroshot.alike(unit(np.stack([rows[0], rows[0] + 1e-3 * rows[1], rows[1]]))) == []
+    assert zeroshot.alike(rows[:1]) == [] and zeroshot.alike(np.empty((0, 32), np.float32)) == []
+
+
+@given(st.integers(0, 10**6), st.integers(1, 8))
+def test_best_is_the_first_of_top_k(seed: int, labels: int) -> None:
+    cosines = np.random.default_rng(seed).integers(-3, 3, (5, labels)) / 10
+    assert zeroshot.best(cosines).tolist() == zeroshot.top_k(cosines, labels)[:, 0].tolist()

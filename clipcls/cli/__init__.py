@@ -17,6 +17,7 @@ from clipcls import __version__
 from clipcls.cli import cache, labels, prompts
 from clipcls.cli.classify import classify
 from clipcls.cli.common import INTERRUPTED, Debug, say
+from clipcls.cli.doctor import doctor
 from clipcls.errors import ClipclsError, OutputError
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(classify)
+app.command()(doctor)
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(labels.app, name="labels")
 app.add_typer(cache.app, name="cache")

@@ -47,10 +47,14 @@ def classify(
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many labels to give each image.")] = 1,
     threshold: Annotated[
-        float | None, typer.Option(help="Least probability of an answer; below it: uncertain.", rich_help_panel=_ANSWER)
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="Least probability of an answer; below it: uncertain.", rich_help_panel=_ANSWER
+        ),
     ] = None,
     margin: Annotated[
-        float, typer.Option(help="Least lead in probability over the next label.", rich_help_panel=_ANSWER)
+        float,
+        typer.Option(min=0.0, max=1.0, help="Least lead in probability over the next label.", rich_help_panel=_ANSWER),
     ] = 0.0,
     unknown_label: Annotated[
         str, typer.Option(help="What an uncertain image is called; empty by default.", rich_help_panel=_ANSWER)
@@ -139,7 +143,7 @@ def classify(
         head = classifier.zero_shot(
             wanted,
             settings.prompts or None,
-            synonyms=_synonyms(synonyms),
+            synonyms=cast("Synonyms", synonyms),
             background=given_labels(background, None),
             multi_label=multi_label,
         )
@@ -178,14 +182,6 @@ class _Rule(NamedTuple):
     groups: bool
 
 
-def _synonyms(asked: str) -> Synonyms:
-    from clipcls.records import Synonyms
-
-    if asked not in get_args(Synonyms):
-        raise UsageError(f"unknown way with synonyms {asked!r}: use {' or '.join(get_args(Synonyms))}")
-    return cast("Synonyms", asked)
-
-
 def _format(asked: str | None, output: Path | None, excel: bool) -> Format:
     from clipcls.sinks import Format, choose_format
 
@@ -218,14 +214,12 @@ def _run_info(
     *,
     with_versions: bool,
 ) -> RunInfo:
-    from clipcls.labels import SYNONYM
+    from clipcls.classifier import called
     from clipcls.sinks import LabelInfo, LabelPrompts, RunInfo
 
     by_templates: dict[tuple[str, ...], list[str]] = {}
     for wording in head.wordings:
-        label = wording.label
-        name = label.column if wording.name == label.name else f"{label.column}{SYNONYM}{wording.name}"
-        by_templates.setdefault(wording.templates, []).append(name)
+        by_templates.setdefault(wording.templates, []).append(called(wording))
     return RunInfo(
         versions=_versions() if with_versions else {},
         model=info.spec,
@@ -237,11 +231,11 @@ def _run_info(
         labels=tuple(LabelInfo(label.name, label.column, label.id) for label in head.labels),
         prompts=tuple(LabelPrompts(tuple(names), templates) for templates, names in by_templates.items()),
         synonyms=head.synonyms,
-        background=tuple(label.column for label in head.background),
+        background=tuple(label.name for label in head.background),
         multi_label=head.multi_label,
         threshold=rule.threshold,
         margin=rule.margin,
-        groups=tuple(label.group for label in head.labels) if rule.groups else (),
+        groups=tuple(label.group or label.column for label in head.labels) if rule.groups else (),
         base=os.getcwd(),
         paths=tuple(paths),
         selection=selection,

@@ -50,11 +50,12 @@ def show(
     from clipcls.labels import is_chinese, label_set
     from clipcls.promptcheck import EXAMPLES
     from clipcls.promptfiles import chosen, load_prompts
-    from clipcls.prompts import wordings
+    from clipcls.prompts import expand, wordings
     from clipcls.settings import Settings
 
     prompt_set = load_prompts(name)
-    example = EXAMPLES["zh" if is_chinese(" ".join(prompt_set.templates)) else "en"]
+    words = " ".join(expand(template, "") for template in prompt_set.templates)
+    example = EXAMPLES["zh" if is_chinese(words) else "en"]
     wanted: list[str | Label] = [*given_labels(labels, labels_file)]
     if not wanted:
         wanted = [*prompt_set.labels] if not prompt_set.templates else [example]
@@ -174,8 +175,9 @@ def _tell(faults: list[Fault], files: list[Path]) -> int:
         for fault in faults:
             typer.echo(printable(str(fault)))
     errors = sum(fault.severity == "error" for fault in faults)
-    what = f"{len(files)} file{'s' * (len(files) != 1)}"
-    say(f"{what}: {errors} error{'s' * (errors != 1)}, {len(faults) - errors} warnings")
+    counts = {"file": len(files), "error": errors, "warning": len(faults) - errors}
+    checked, *found = (f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())
+    say(f"{checked}: {', '.join(found)}")
     return UsageError.exit_code if errors else 0
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from clipcls.cli.common import quiet_pipe
 from clipcls.errors import UsageError
-from clipcls.sinks.cells import printable, well_formed
 
 if TYPE_CHECKING:
     from clipcls.library import Kind
@@ -25,6 +24,8 @@ class Column(NamedTuple):
 
 def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: to a terminal aligned and wrapped to its width, elsewhere as CSV."""
+    from clipcls.sinks.cells import printable, well_formed
+
     with quiet_pipe():
         if not sys.stdout.isatty():
             writer = csv.writer(sys.stdout, lineterminator="\n")

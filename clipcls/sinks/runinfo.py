@@ -70,7 +70,7 @@ class RunInfo:
     synonyms: Synonyms = "mean"
     """How a label with several names was scored."""
     background: tuple[str, ...] = ()
-    """Labels that competed and are in no row, by their column names."""
+    """Labels that competed and are in no row, by their names."""
     threshold: float | None = None
     margin: float = 0.0
     unknown_label: str = ""
@@ -162,13 +162,17 @@ def differences(then: RunInfo, now: RunInfo) -> list[str]:
     for name in _DECISIVE:
         old, new = getattr(then, name), getattr(now, name)
         if old != new:
-            found.append(_differ(name.replace("_", " "), [str(old)], [str(new)]))
+            found.append(_differ(name.replace("_", " "), *map(_items, (old, new))))
     for name in {**then.selection, **now.selection}:
         if then.selection.get(name) != now.selection.get(name):
             found.append(_differ(name, [str(then.selection.get(name))], [str(now.selection.get(name))]))
     if then.paths != now.paths:
         found.append(_differ("paths", then.paths, now.paths))
     return found
+
+
+def _items(value: object) -> Sequence[str]:
+    return value if isinstance(value, tuple) else [str(value)]
 
 
 def _model(run: RunInfo) -> str:

@@ -28,12 +28,12 @@ class TableSink(ResultSink):
     def __init__(self, console: Console, layout: Layout) -> None:
         self._console = console
         self._layout = layout
-        names = max(cell_len(printable(column)) for column in layout.columns)
+        names = max(cell_len(printable(name)) for name in (*layout.columns, layout.unknown_label))
         if layout.multi_label:
             names = console.width
         self._label = max(len("label"), min(names, console.width // 4))
-        self._bar = 12 if console.width >= 72 else 0
-        self._group = console.width // 5 if layout.groups else 0
+        self._bar = 12 if console.width >= (100 if layout.groups else 72) else 0
+        self._group = max(12, console.width // 5) if layout.groups else 0
         fixed = (self._label, _PROBABILITY, _COSINE, self._bar, self._group)
         others = sum(width + len(_GAP) for width in fixed if width)
         self._path = max(12, min(80, console.width - others))
@@ -53,13 +53,12 @@ class TableSink(ResultSink):
                 style = "" if place else "dim" if record.uncertain else "bold"
                 text.append(_GAP if answer else _GUESS).append(_fit(answer or score.label, self._label), style)
                 text.append(f"{_GAP}{score.probability:>{_PROBABILITY}.2%}{_GAP}{_cosine(score)}")
-                bar = _bar(score.probability, self._bar)
-                if record.group and not place:
-                    group = f"{record.group.probability:.0%} {record.group.name}"
-                    text.append(_GAP).append(set_cell_size(bar, self._bar), "cyan")
-                    text.append(_GAP + _fit(group, self._group).rstrip())
-                elif self._bar:
-                    text.append(_GAP).append(bar, "cyan")
+                group = None if place else record.group
+                if self._bar:
+                    bar = _bar(score.probability, self._bar)
+                    text.append(_GAP).append(set_cell_size(bar, self._bar) if group else bar, "cyan")
+                if group:
+                    text.append(_GAP + _fit(f"{group.probability:.0%} {group.name}", self._group).rstrip())
         # Captured, because a console that prints itself turns a broken pipe into SystemExit.
         with self._console.capture() as shown:
             self._console.print(text, soft_wrap=True)
@@ -68,11 +67,14 @@ class TableSink(ResultSink):
     def _listed(self, ranked: tuple[Score, ...], all_scores: tuple[Score, ...] | None) -> tuple[Score, ...]:
         """The scores to show, best first."""
         if self._layout.all_scores and all_scores is not None:
-            return tuple(sorted(all_scores, key=lambda score: (score.probability, score.cosine), reverse=True))
+            best = ranked[0]  # first among equals, too: the answer stands beside it
+            return tuple(sorted(all_scores, key=lambda s: (s == best, s.probability, s.cosine), reverse=True))
         return ranked[: self._layout.ranks]
 
     def _heading(self) -> Text:
         names = [_fit("path", self._path), _fit("label", self._label), "probability", "cosine".rjust(_COSINE)]
+        if self._layout.groups:
+            names += [" " * width for width in (self._bar,) if width] + ["group"]
         return Text().append(_GAP.join(names), "dim").append("\n")
 
 
