@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipcls.errors import ClipclsError, UsageError
-from clipcls.labelfiles import LabelSet, load_labels, read_labels
+from clipcls.labelfiles import FIELDS, LabelSet, load_labels, read_labels
 from clipcls.labels import Label, is_chinese, label_set, parse_label, shared_names, split_labels
 
 
@@ -274,8 +274,7 @@ def test_a_file_that_unfolds_without_end_is_refused_at_once(tmp_path: Path) -> N
 
 SUFFIXES = st.sampled_from([".toml", ".csv", ".json", ".yaml", ".yml", ".txt", ""])
 PIECES = st.sampled_from(
-    [*"=:[]{},'\"|-&*#\n\r\\1~<>?", "!!", "<<", "0x", "NaN", "true", "2020-01-01", "大象", "\\ud800"]
-    + ["labels", "name", "id", "synonyms", "templates"]
+    [*"=:[]{},'\"|-&*#\n\r\\1~<>?", "!!", "<<", "0x", "NaN", "true", "2020-01-01", "大象", "\\ud800", *FIELDS, "labels"]
 )
 
 
