@@ -56,5 +56,5 @@ def check(wanted: Wanted, model: Model = None, debug: Debug = False) -> None:
     for name, owners in shared_names(labels).items():
         say(f"warning: {name!r} stands for {' and '.join(owners)}")
     with open_classifier(Settings.load({"model": model}), cache=True) as classifier:
-        classifier.zero_shot(labels)  # warns of all else
+        classifier.zero_shot(labels, "plain")  # warns of all else
     say(f"{len(labels)} labels")
