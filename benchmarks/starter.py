@@ -88,7 +88,7 @@ def of_agreement(bench: Bench) -> Iterator[Row]:
     from clipcls.prompts import expand
 
     spec = parse_spec("starter")
-    both = load_encoder("starter", device="cpu")[0], OpenClipEncoder(spec, locate(spec), "cpu", file_digest)
+    both = load_encoder("starter", device="cpu")[0], OpenClipEncoder(spec, locate(spec), "cpu", "fp32", file_digest)
     prompts = [expand(template, label) for label in LABELS.split(",") for template in load_prompts("zh").templates]
     for what, (ours, theirs) in {
         f"{len(PHOTOS)} photographs": [encoder.encode_images(prepared(encoder, PHOTOS)) for encoder in both],

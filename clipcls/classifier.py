@@ -18,6 +18,7 @@ from clipcls.answer import Answer, Scores
 from clipcls.errors import InputError, UsageError
 from clipcls.labelled import LabelledFolder, LabelledImages, Watch
 from clipcls.labels import SYNONYM, Label, composed, is_chinese, label_set
+from clipcls.languages import complaints
 from clipcls.pipeline import Embedded, Embedder
 from clipcls.promptfiles import Choice, chosen
 from clipcls.prompts import PromptSet, Wording, wordings
@@ -51,6 +52,7 @@ class Classifier:
         model: str = "starter",
         *,
         device: str = "auto",
+        precision: str = "auto",
         cache: bool | str | os.PathLike[str] = True,
         batch_size: int | None = None,
         workers: int | None = None,
@@ -60,22 +62,25 @@ class Classifier:
         Args:
             model: ``starter``, open_clip's ``ARCH/TAG``, ``hf-hub:org/repo``, ``local-dir:FOLDER`` or a folder.
             device: auto, cpu, cuda, cuda:N or mps.
+            precision: what the towers compute in: fp32, bf16, fp16 (on a graphics card) or int8 (on the CPU); auto is
+                fp32 on the CPU and bf16, or on older cards fp16, with CUDA.
             cache: whether to keep embeddings in the user's cache folder; or the folder to keep them in.
             batch_size: images in one pass of the image tower; by default what suits the device.
             workers: threads that read and decode images.
 
         Raises:
-            UsageError: the device is none of the known ones.
+            UsageError: the device or the precision is none of the known ones.
             ModelError: the name fits no model.
             StoreError: the cache folder cannot be used.
         """
-        settings = Settings(model=model, device=device, batch_size=batch_size or 0, workers=workers or 0)
+        # Refuses what makes no sense.
+        Settings(model, device, precision, batch_size=batch_size or 0, workers=workers or 0)
         store: Store | NoStore = NoStore()
         if cache is True:
             store = Store.open(Settings.load().cache_folder)
         elif cache is not False:
             store = Store.open(Path(cache))
-        return cls(Embedder(settings.model, settings.device, store, settings.batch_size, settings.workers))
+        return cls(Embedder(model, device, store, batch_size, workers, precision))
 
     def __enter__(self) -> Self:
         return self
@@ -112,6 +117,7 @@ class Classifier:
         synonyms: Synonyms = "mean",
         background: str | Iterable[str | Label] = (),
         multi_label: bool = False,
+        strict_language: bool = False,
     ) -> ZeroShotClassifier:
         """A zero-shot classifier for some labels.
 
@@ -127,10 +133,13 @@ class Classifier:
             multi_label: whether an image may have several labels, or none: each is then scored on its own. A sigmoid
                 model is made for that; of a softmax model a label's probability is its softmax against the neutral
                 prompt "a photo" or "一张照片", which is a rule of thumb and not calibrated.
+            strict_language: whether labels or prompts in a language that the model does not know, or prompts in
+                another language than the labels, are an error and not only logged.
 
         Raises:
-            UsageError: there is no label, a prompt set or template is not usable, ``synonyms`` is neither word, or a
-                background was given to a multi-label classifier, in which labels do not compete.
+            UsageError: there is no label, a prompt set or template is not usable, ``synonyms`` is neither word, a
+                background was given to a multi-label classifier, in which labels do not compete, or a language is
+                wrong and that was to be an error.
             ModelError: the model cannot be loaded.
             DeviceError: the device is missing.
         """
@@ -142,6 +151,10 @@ class Classifier:
             raise UsageError("with --multi-label the labels do not compete, so --background has nothing to do")
         _check_apart(kept, behind)
         named = wordings([*kept, *behind], chosen(prompts))
+        for complaint in complaints(named, self.info, asked=prompts is not None):
+            if strict_language:
+                raise UsageError(complaint)
+            logger.warning("%s", complaint)
         return ZeroShotClassifier(self._embedder, kept, named, synonyms, multi_label=multi_label)
 
     def count_tokens(self, prompts: Sequence[str]) -> list[TokenCount]:
@@ -314,19 +327,12 @@ class ZeroShotClassifier:
         return self._embedder.texts([NEUTRAL["zh" if is_chinese(first[label]) else "en"] for label in self.labels])[0]
 
     def _warn_of_labels(self) -> None:
-        """An English model answers Chinese labels, too, but with noise; one label alone wins whatever it is."""
+        """One label alone wins whatever it is, and of labels that are read alike any may."""
         info = self._embedder.info
         if len(self.labels) + len(self.background) == 1 and info.activation == "softmax" and not self.multi_label:
             logger.warning(
                 "with one label the probability is always 1: look at the cosine, or add what else the pictures may show"
             )
-        chinese = [wording.name for wording in self.wordings if is_chinese(wording.name)]
-        if chinese and info.languages == ("en",):
-            logger.warning(
-                "%s was trained on English and does not know %s: its answers will be noise; write the labels in "
-                "English, or use --model starter or --model xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k",
-                info.spec, "、".join(chinese[:3]) + ("…" if len(chinese) > 3 else ""),
-            )  # fmt: skip
         for rows in zeroshot.alike(self.weights):
             names = [called(self.wordings[row]) for row in rows]
             if len({self._label_of[row] for row in rows}) > 1:

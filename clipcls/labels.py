@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
 
 from clipcls.errors import UsageError
 
@@ -15,6 +16,7 @@ logger = logging.getLogger("clipcls")
 _SEPARATORS = re.compile("[,，、]")
 _KANA = re.compile("[\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9f]")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
+_JAPANESE = ("HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA")
 SYNONYM = "|"
 """Between the names of one label, where a label is written as one string."""
 
@@ -106,6 +108,22 @@ def composed(text: str) -> str:
 def is_chinese(text: str) -> bool:
     """Whether the text has Chinese characters and no Japanese kana."""
     return bool(_HAN.search(text)) and not _KANA.search(text)
+
+
+@cache
+def script(text: str) -> str:
+    """The script that tells most of a text's language: any other before Latin, which all the world mixes in.
+
+    Returns:
+        The name of a script, or Chinese or Japanese; empty where there are no letters.
+    """
+    names = [unicodedata.name(char, "") for char in text if char.isalpha()]
+    if is_chinese(text):
+        return "Chinese"
+    if any(name.startswith(_JAPANESE) for name in names):
+        return "Japanese"
+    firsts = [name.removeprefix("FULLWIDTH ").partition(" ")[0].capitalize() for name in names]
+    return next((first for first in firsts if first != "Latin"), "Latin" if firsts else "")
 
 
 def _clean(text: str) -> str:

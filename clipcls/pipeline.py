@@ -25,7 +25,7 @@ from clipcls.cores import cores
 from clipcls.decode import decode, decode_version
 from clipcls.encoders import file_digest, load_encoder
 from clipcls.encoders.base import Encoder, Vectors
-from clipcls.encoders.spec import ENCODER_VERSION, PRECISION, parse_spec
+from clipcls.encoders.spec import ENCODER_VERSION, parse_spec
 from clipcls.errors import DecodeError, ModelError
 from clipcls.records import EncoderInfo, Failure, FileStamp, ImageRef, TokenCount
 from clipcls.store import Store
@@ -69,6 +69,7 @@ class Embedder:
         store: where embeddings are kept; it is closed with the embedder.
         batch_size: images in one pass of the image tower; None takes what suits the device.
         workers: loader threads; None takes as many as there are cores at hand.
+        precision: auto, fp32, bf16, fp16 or int8.
 
     Raises:
         ModelError: the name fits no model.
@@ -81,8 +82,9 @@ class Embedder:
         store: Store | NoStore | None = None,
         batch_size: int | None = None,
         workers: int | None = None,
+        precision: str = "auto",
     ) -> None:
-        self._model, self._device = model, device
+        self._model, self._device, self._precision = model, device, precision
         self.spec = parse_spec(model)
         self._info: EncoderInfo | None = None
         self._tower = Tower(self._load)
@@ -99,7 +101,7 @@ class Embedder:
     def info(self) -> EncoderInfo:
         """What scoring needs to know of the model: from the store, if its files are as they were."""
         if self._info is None:
-            known = self.store.get_encoder(self.spec.key, PRECISION, self._device)
+            known = self.store.get_encoder(self.spec.key, self._precision, self._device)
             if known is None or not known.fingerprint.startswith(f"{ENCODER_VERSION}-"):
                 known = await_result(self._tower.loading()).info
             self._info = replace(known, spec=self._model)
@@ -155,8 +157,10 @@ class Embedder:
             run.close()
 
     def _load(self) -> Encoder:
-        encoder, files = load_encoder(self._model, device=self._device, digest=self._remembered_digest)
-        self.store.put_encoder(replace(encoder.info, spec=self.spec.key), PRECISION, self._device, files)
+        encoder, files = load_encoder(
+            self._model, device=self._device, precision=self._precision, digest=self._remembered_digest
+        )
+        self.store.put_encoder(replace(encoder.info, spec=self.spec.key), self._precision, self._device, files)
         if self._info is not None and self._info.fingerprint != encoder.info.fingerprint:
             raise ModelError(f"the files of the model {self._model} changed during the run; run the command again")
         return encoder

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Literal
 
 Activation = Literal["softmax", "sigmoid"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+"""What the towers compute in."""
 Synonyms = Literal["mean", "max"]
 """How a label with several names is scored: the mean of their class weights, or an image's best score among them."""
 

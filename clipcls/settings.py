@@ -9,22 +9,36 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import platformdirs
 
-from clipcls.errors import UsageError
+from clipcls.errors import OutputError, UsageError
+from clipcls.records import Precision
 from clipcls.textfile import parse_structured, read_text
 
+PROJECT_FILE = Path("clipcls.toml")
+"""In the current folder."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
+
+_MODEL = re.compile(
+    r"""^([ \t]*(?:model|"model"|'model')[ \t]*=[ \t]*)(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*')""", re.MULTILINE
+)
+"""A line of TOML that sets the model."""
 
 
 def default_cache_dir() -> str:
     """The user's cache folder for clipcls."""
     return platformdirs.user_cache_dir("clipcls", appauthor=False)
+
+
+def user_file() -> Path:
+    """The user's settings file, whether it is there or not."""
+    return Path(platformdirs.user_config_dir("clipcls", appauthor=False)) / "config.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +49,8 @@ class Settings:
     """Any spec that ``load_encoder`` takes."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    precision: str = "auto"
+    """auto, fp32, bf16, fp16 or int8."""
     prompts: tuple[str, ...] = ()
     """Prompt sets, files or templates; empty lets each label's script choose."""
     batch_size: int = 0
@@ -47,6 +63,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not _DEVICE.fullmatch(self.device):
             raise UsageError(f"unknown device {self.device!r}: use auto, cpu, cuda, cuda:N or mps")
+        if self.precision not in ("auto", *get_args(Precision)):
+            raise UsageError(f"unknown precision {self.precision!r}: use auto, {', '.join(get_args(Precision))}")
         for name in ("batch_size", "workers"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name.replace('_', '-')} must be 1 or more, or 0 for the default")
@@ -63,10 +81,56 @@ class Settings:
         Raises:
             UsageError: a value is unknown or of the wrong kind; the message names the place.
         """
-        user_file = Path(platformdirs.user_config_dir("clipcls", appauthor=False)) / "config.toml"
-        merged = _from_file(user_file) | _from_file(Path("clipcls.toml")) | _from_environment()
+        merged = _from_file(user_file()) | _from_file(PROJECT_FILE) | _from_environment()
         merged |= {key: value for key, value in (flags or {}).items() if value is not None}
         return cls(**merged)
+
+
+def save_model(path: Path, model: str) -> None:
+    """Make a model the default of a settings file, and leave everything else in it as it is, comments too.
+
+    Raises:
+        UsageError: the file is not valid, or writes its model in a way that cannot be changed safely.
+        OutputError: the file cannot be written.
+    """
+    import tomli_w
+
+    from clipcls.sinks.durable import write_whole
+
+    path = path.resolve()  # the file behind a link, not the link
+    old, line_end = "", "\n"
+    if path.is_file():
+        old = read_text(path, "settings")
+        line_end = "\r\n" if b"\r\n" in path.read_bytes() else "\n"
+    line = tomli_w.dumps({"model": model}).strip()
+    known = parse_structured(old, path)
+    new = _with_line(old, line, known)
+    if _parsed(new) != known | {"model": model}:
+        raise UsageError(f"{path} writes its model in an unusual way: change it by hand to {line}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mode = path.stat().st_mode if path.is_file() else None
+        write_whole(path, new.replace("\n", line_end))
+        if mode is not None:
+            path.chmod(mode)
+    except (OSError, ValueError) as exc:
+        raise OutputError(f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+def _with_line(text: str, line: str, known: Mapping[str, Any]) -> str:
+    """The text with a line that sets the model: where the old one was, else at the end of what no table holds."""
+    if "model" in known:
+        return _MODEL.sub(lambda found: f"{found[1]}{line.partition('= ')[2]}", text, count=1)
+    if any(isinstance(value, dict) for value in known.values()):
+        return f"{line}\n{text}"
+    return f"{text}{'' if text.endswith(chr(10)) or not text else chr(10)}{line}\n"
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
         "CLIPCLS_CACHE_DIR": "cache",
         "XDG_CONFIG_HOME": "config",
         "XDG_CACHE_HOME": "xdg",
+        "XDG_DATA_HOME": "data",
         "HF_HOME": "hub",
     }.items():
         monkeypatch.setenv(variable, str(home / folder))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import socket
 import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,6 +16,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 _FILE = re.compile(r"/(?P<repo>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
+_PIECE = 16_384
 _LARGE = 100_000
 """Bytes from which the hub keeps a file elsewhere and sends the client there."""
 
@@ -23,14 +28,30 @@ class Request(NamedTuple):
     path: str
     client: str
     """What it calls itself."""
+    token: str
+    """Who it says it is."""
+    host: str
+
+
+@dataclass
+class Sent:
+    """What has gone out of a file in answer to one request."""
+
+    name: str
+    first: int
+    """The first byte."""
+    count: int = 0
+    """How many bytes."""
 
 
 class Fault(NamedTuple):
-    """An error in answer to every request."""
+    """An error in answer to a request."""
 
     status: int
     code: str = ""
     message: str = ""
+    wait: str = ""
+    """Retry-After."""
 
 
 @dataclass
@@ -50,6 +71,19 @@ class Hub:
         self.requests: list[Request] = []
         self.cuts: dict[str, int] = {}
         """By file name how many bytes get through, whatever the number of attempts."""
+        self.drops: dict[str, list[int]] = {}
+        """By file name how many bytes get through in one attempt after another; then all of them."""
+        self.wrong: dict[str, bytes] = {}
+        """By file name what is sent in its place."""
+        self.stumbles: list[Fault] = []
+        """Errors in answer to the next requests, one each."""
+        self.ranges = True
+        """Whether a part of a file can be had."""
+        self.pause = 0.0
+        """Seconds after each piece."""
+        self.sent: list[Sent] = []
+        self.watch: Callable[[int], None] = lambda total: None
+        """Told after every piece how many bytes have gone out in all."""
         self.large: dict[str, bytes] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -65,6 +99,11 @@ class Hub:
         self._server.shutdown()
         self._server.server_close()
 
+    @property
+    def total(self) -> int:
+        """How many bytes of files have gone out."""
+        return sum(each.count for each in self.sent)
+
     def push(self, repo: str, content: Path | dict[str, bytes], fault: Fault | None = None) -> Repo:
         """Commit files, or all of a folder's, to a repository's main."""
         files = content if isinstance(content, dict) else {path.name: path.read_bytes() for path in content.iterdir()}
@@ -79,6 +118,15 @@ class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
 
+    def setup(self) -> None:
+        # What waits in a buffer here has not been fetched by anybody.
+        self.request.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        super().setup()
+
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # the client was killed
+            super().handle()
+
     def do_HEAD(self) -> None:
         self._answer()
 
@@ -89,7 +137,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing on stderr."""
 
     def _answer(self) -> None:
-        self.hub.requests.append(Request(self.command, self.path, self.headers.get("User-Agent", "")))
+        told = (self.headers.get(name, "") for name in ("User-Agent", "Authorization", "Host"))
+        self.hub.requests.append(Request(self.command, self.path, *told))
+        if self.hub.stumbles:
+            return self._send_error(self.hub.stumbles.pop(0))
         if self.path.startswith("/large/"):
             return self._send_file(self.hub.large[self.path.split("/")[2]], {})
         asked = _FILE.fullmatch(self.path)
@@ -104,37 +155,69 @@ class _Handler(BaseHTTPRequestHandler):
         content = repo.commits[commit].get(asked["name"])
         if content is None:
             return self._send_error(Fault(404, "EntryNotFound", "Entry not found"), {"X-Repo-Commit": commit})
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{_digest(content)}"'}
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{_git_digest(content)}"'}
         if len(content) < _LARGE:
             return self._send_file(content, headers)
         # Clients that can would rather fetch it through Xet.
-        headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(content)), "X-Xet-Hash": "0" * 64}
+        headers |= {"X-Linked-Etag": f'"{_digest(content)}"', "X-Linked-Size": str(len(content))}
+        headers["X-Xet-Hash"] = "0" * 64
         headers["Link"] = f'<{self.hub.url}/api/models/{asked["repo"]}/xet-read-token/{commit}>; rel="xet-auth"'
         headers["Location"] = f"{self.hub.elsewhere}/large/{_digest(content)}/{asked['name']}"
         return self._send(302, headers, b"")
 
     def _send_file(self, content: bytes, headers: dict[str, str]) -> None:
-        start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        name = self.path.rpartition("/")[2]
+        content = self.hub.wrong.get(name, content)
+        start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")) if self.hub.ranges else None
         first = int(start[1]) if start else 0
+        if first and first >= len(content):
+            return self._send(416, {"Content-Range": f"bytes */{len(content)}"}, b"")
         if start:
             headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
-        cut = self.hub.cuts.get(self.path.rpartition("/")[2])
-        self._send(206 if start else 200, headers, content[first:], None if cut is None else max(0, cut - first))
+        drops = self.hub.drops.get(name) if self.command == "GET" else None
+        ends = [drops.pop(0)] if drops else []
+        ends += [max(0, self.hub.cuts[name] - first)] if name in self.hub.cuts else []
+        return self._send(206 if start else 200, headers, content[first:], min(ends, default=None), (name, first))
 
     def _send_error(self, fault: Fault, headers: dict[str, str] | None = None) -> None:
-        named = {"X-Error-Code": fault.code, "X-Error-Message": fault.message}
+        named = {"X-Error-Code": fault.code, "X-Error-Message": fault.message, "Retry-After": fault.wait}
         given = {name: value for name, value in named.items() if value}
         self._send(fault.status, (headers or {}) | given, fault.message.encode())
 
-    def _send(self, status: int, headers: dict[str, str], content: bytes, cut: int | None = None) -> None:
+    def _send(
+        self,
+        status: int,
+        headers: dict[str, str],
+        content: bytes,
+        cut: int | None = None,
+        file: tuple[str, int] | None = None,
+    ) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content[:cut])
-            self.close_connection = cut is not None
+        if self.command != "GET":
+            return
+        self.close_connection = cut is not None
+        kept = content[:cut]
+        sent = Sent(*file) if file else None
+        if sent:
+            self.hub.sent.append(sent)
+        for start in range(0, len(kept), _PIECE):
+            try:
+                self.wfile.write(kept[start : start + _PIECE])
+            except OSError:  # the client has gone
+                self.close_connection = True
+                return
+            if sent:
+                sent.count = min(start + _PIECE, len(kept))
+                self.hub.watch(self.hub.total)
+                time.sleep(self.hub.pause)
 
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _git_digest(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

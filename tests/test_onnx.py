@@ -53,7 +53,7 @@ def theirs() -> Any:
     from clipcls.encoders.openclip import OpenClipEncoder
 
     spec = parse_spec("starter")
-    return OpenClipEncoder(spec, locate(spec), "cpu", file_digest)
+    return OpenClipEncoder(spec, locate(spec), "cpu", "fp32", file_digest)
 
 
 # The same answers.
@@ -150,7 +150,7 @@ def through_torch(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The devices for which the torch path was taken; nothing is loaded."""
     taken: list[str] = []
     monkeypatch.setattr(
-        "clipcls.encoders.openclip.OpenClipEncoder", lambda spec, files, device, digest: taken.append(device)
+        "clipcls.encoders.openclip.OpenClipEncoder", lambda spec, files, device, *rest: taken.append(device)
     )
     return taken
 

@@ -156,3 +156,104 @@ def write_tokenizer(folder: Path) -> Path:
 def make_models(home: Path) -> dict[str, Path]:
     """An open_clip folder for each of MODELS."""
     return {name: make_model(home / name, config, seed) for seed, (name, config) in enumerate(MODELS.items())}
+
+
+# Models for transformers.
+
+_TOWER: Config = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+_EYES: Config = _TOWER | {"image_size": 32, "patch_size": 8}
+_READER: Config = _TOWER | {"vocab_size": 128, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+_PROJECTED: Config = {"projection_dim": 24, "logit_scale_init_value": 3.0}
+_SQUARE: Config = {"size": {"height": 32, "width": 32}}
+_CROPPED: Config = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
+
+FAMILIES: dict[str, tuple[Config, Config]] = {
+    "clip": (
+        _PROJECTED
+        | {"text_config": _READER | {"max_position_embeddings": CONTEXT, "projection_dim": 24}, "vision_config": _EYES},
+        {"image_processor_type": "CLIPImageProcessor"} | _CROPPED,
+    ),
+    "siglip": (
+        {"text_config": _READER | {"max_position_embeddings": 64}, "vision_config": _EYES},
+        {"image_processor_type": "SiglipImageProcessor", "resample": 3} | _SQUARE,
+    ),
+    "siglip2": (
+        {
+            "text_config": _READER | {"max_position_embeddings": 64},
+            "vision_config": _TOWER | {"num_patches": 16, "patch_size": 8},
+        },
+        {"image_processor_type": "Siglip2ImageProcessor", "patch_size": 8, "max_num_patches": 16},
+    ),
+    "altclip": (
+        _PROJECTED
+        | {
+            "text_config": _READER | {"max_position_embeddings": CONTEXT + 2, "project_dim": 24},
+            "vision_config": _EYES,
+        },
+        {"image_processor_type": "CLIPImageProcessor", "resample": 2} | _CROPPED,
+    ),
+    "chinese_clip": (
+        _PROJECTED
+        | {
+            "text_config": _TOWER | {"vocab_size": 128, "pad_token_id": 0, "max_position_embeddings": 64},
+            "vision_config": _EYES,
+        },
+        {"image_processor_type": "ChineseCLIPImageProcessor", "do_center_crop": False} | _SQUARE,
+    ),
+    "metaclip_2": (
+        _PROJECTED
+        | {"text_config": _READER | {"max_position_embeddings": CONTEXT, "projection_dim": 24}, "vision_config": _EYES},
+        {"image_processor_type": "CLIPImageProcessor"} | _CROPPED,
+    ),
+}
+"""By transformers' types of model their configuration and what they do to pictures: squares, crops, patches."""
+
+
+def make_hf_model(folder: Path, family: str, seed: int = 0, **saved: Any) -> Path:
+    """Write a transformers folder whose weights come from the seed; ``saved`` goes to ``save_pretrained``."""
+    import torch
+    from transformers import AutoConfig, AutoModelForZeroShotImageClassification
+
+    config, pictures = FAMILIES[family]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForZeroShotImageClassification.from_config(AutoConfig.for_model(family, **config))
+        with torch.no_grad():
+            for name, tensor in model.named_parameters():
+                if tensor.ndim > 1:
+                    tensor.copy_(torch.randn_like(tensor) * (0.2 if "embedding" in name else tensor.shape[-1] ** -0.5))
+            if "siglip" in family:
+                model.logit_scale.fill_(3.0)
+                model.logit_bias.fill_(-2.0)
+    model.save_pretrained(folder, **saved)
+    (folder / "preprocessor_config.json").write_text(json.dumps(pictures), encoding="utf-8")
+    write_hf_tokenizer(folder, family)
+    return folder
+
+
+def write_hf_tokenizer(folder: Path, family: str) -> None:
+    """A tokenizer of the family's own kind, one token a character."""
+    if family == "clip":
+        from transformers import CLIPTokenizer
+
+        marks = {"<|startoftext|>": 0, "<|pad|>": 1, "<|endoftext|>": 2}
+        pieces = [*_LETTERS, *(f"{letter}</w>" for letter in _LETTERS)]
+        vocabulary = marks | {piece: i for i, piece in enumerate(pieces, len(marks))}
+        CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=CONTEXT).save_pretrained(folder)
+    elif family == "siglip2":
+        from transformers import Siglip2Tokenizer
+
+        marks = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+        vocabulary = {piece: i for i, piece in enumerate([*marks, "▁", *_LETTERS, *_CHARACTERS])}
+        options = {"padding_side": "right", "model_input_names": ["input_ids"]}
+        Siglip2Tokenizer(vocab=vocabulary, merges=[], **options).save_pretrained(folder)
+    elif family == "chinese_clip":  # as its authors wrote it: a vocabulary and nothing else
+        marks = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", '"', "“", "”")
+        pieces = [*marks, *_LETTERS, *(f"##{letter}" for letter in _LETTERS), *_CHARACTERS]
+        (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    else:
+        write_tokenizer(folder)
+        if family == "siglip":
+            path = folder / "tokenizer_config.json"
+            settings = json.loads(path.read_text(encoding="utf-8")) | {"model_input_names": ["input_ids"]}
+            path.write_text(json.dumps(settings), encoding="utf-8")

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, cast
 import typer
 
 from clipcls import __version__
-from clipcls.cli import cache, labels, prompts
+from clipcls.cli import cache, labels, models, prompts
 from clipcls.cli.classify import classify
 from clipcls.cli.common import INTERRUPTED, Debug, say
 from clipcls.cli.doctor import doctor
@@ -31,6 +31,7 @@ app.command()(classify)
 app.command()(doctor)
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(labels.app, name="labels")
+app.add_typer(models.app, name="models")
 app.add_typer(cache.app, name="cache")
 
 

@@ -15,6 +15,7 @@ import typer
 from clipcls import __version__
 from clipcls.cli.common import STARTER_NOTICE, Debug, LabelsFile, given_labels, open_classifier, quiet_pipe, say
 from clipcls.cli.progress import Tally, progress_bar
+from clipcls.cli.transfers import download_bar
 from clipcls.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -85,14 +86,24 @@ def classify(
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", "-m", rich_help_panel=_MODEL, help="starter, ARCH/TAG, hf-hub:ORG/REPO, or an open_clip folder."
+            "--model",
+            "-m",
+            rich_help_panel=_MODEL,
+            help="A name (clipcls models list), ARCH/TAG, hf-hub:ORG/REPO, hf:ORG/REPO, or a folder.",
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_MODEL)] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32, bf16, fp16 or int8.", rich_help_panel=_MODEL)
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once.", rich_help_panel=_MODEL)] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Threads that read and decode.", rich_help_panel=_MODEL)
     ] = None,
+    strict_language: Annotated[
+        bool,
+        typer.Option("--strict-language", help="Labels the model cannot read are an error.", rich_help_panel=_MODEL),
+    ] = False,
     cache: Annotated[bool, typer.Option(help="Keep embeddings for the next run.", rich_help_panel=_MODEL)] = True,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A .csv or .jsonl file.", rich_help_panel=_OUTPUT)
@@ -124,7 +135,14 @@ def classify(
     from clipcls.sources import ImageSource
 
     settings = Settings.load(
-        {"model": model, "device": device, "prompts": prompts or None, "batch_size": batch_size, "workers": workers}
+        {
+            "model": model,
+            "device": device,
+            "precision": precision,
+            "prompts": prompts or None,
+            "batch_size": batch_size,
+            "workers": workers,
+        }
     )
     wanted = given_labels(labels, labels_file)
     layout = _Layout(_format(format, output, excel), top_k, all_scores, excel, unknown_label)
@@ -140,13 +158,15 @@ def classify(
     images = _at_least_one(found, paths)
     tally = Tally()
     with open_classifier(settings, cache) as classifier, quiet_pipe():
-        head = classifier.zero_shot(
-            wanted,
-            settings.prompts or None,
-            synonyms=cast("Synonyms", synonyms),
-            background=given_labels(background, None),
-            multi_label=multi_label,
-        )
+        with download_bar():
+            head = classifier.zero_shot(
+                wanted,
+                settings.prompts or None,
+                synonyms=cast("Synonyms", synonyms),
+                background=given_labels(background, None),
+                multi_label=multi_label,
+                strict_language=strict_language,
+            )
         if classifier.is_starter and not quiet:
             say(STARTER_NOTICE)
         run = _run_info(head, classifier.info, layout, rule, paths, selection, with_versions=output is not None)

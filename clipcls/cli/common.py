@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="starter, ARCH/TAG, hf-hub:ORG/REPO, or an open_clip folder.")
+    str | None,
+    typer.Option(
+        "--model", "-m", help="A name (clipcls models list), ARCH/TAG, hf-hub:ORG/REPO, hf:ORG/REPO, or a folder."
+    ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 LabelsFile = Annotated[
@@ -34,8 +37,7 @@ INTERRUPTED = 130
 
 STARTER_NOTICE = (
     "using the built-in starter model: good for everyday objects, animals and food, in Chinese and English; "
-    "for people, scenes, text or better answers choose a full CLIP, "
-    "such as --model xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k"
+    "for people, scenes, text or better answers choose a full CLIP, such as --model xlmr-b32 (clipcls models list)"
 )
 
 
@@ -62,6 +64,7 @@ def open_classifier(settings: Settings, cache: bool) -> Classifier:
         return Classifier.load(
             settings.model,
             device=settings.device,
+            precision=settings.precision,
             cache=cache,
             batch_size=settings.batch_size,
             workers=settings.workers,

@@ -15,6 +15,7 @@ import typer
 from clipcls.cli.common import Debug, Device, LabelsFile, Model, given_labels, open_classifier, quiet_pipe, say
 from clipcls.cli.progress import Tally, progress_bar
 from clipcls.cli.tables import Column, show_table
+from clipcls.cli.transfers import download_bar
 from clipcls.errors import UsageError
 
 if TYPE_CHECKING:
@@ -178,6 +179,8 @@ def _labelled(
     found = LabelledFolder(folder, label_set(given_labels(None, labels_file)) if labels_file else None)
     tally = Tally()
     with open_classifier(settings, cache) as classifier:
+        with download_bar():
+            classifier.info  # noqa: B018  # loads the model, if that has to be
         with progress_bar(tally, found.count, hidden=False):
             images = classifier.labelled(found, tally.over)
         say(f"{len(set(images.truth.tolist()))} labels; {tally.line()}")

@@ -27,16 +27,18 @@ def file_digest(path: Path) -> str:
 
 
 def load_encoder(
-    model: str, *, device: str = "auto", digest: Callable[[Path], str] = file_digest
+    model: str, *, device: str = "auto", precision: str = "auto", digest: Callable[[Path], str] = file_digest
 ) -> tuple[Encoder, tuple[FileStamp, ...]]:
     """Load a model; the door that keeps torch out of everything that does not need it.
 
-    A model with graphs for ONNX Runtime goes there unless a device is asked for that torch alone has: to ask torch
-    whether there is one takes longer than many an answer.
+    A model with graphs for ONNX Runtime goes there unless a device or precision is asked for that torch alone has: to
+    ask torch whether there is one takes longer than many an answer.
 
     Args:
-        model: ``starter``, ``ARCH/TAG``, ``hf-hub:org/repo``, ``local-dir:FOLDER`` or a folder.
+        model: ``starter``, ``ARCH/TAG``, ``hf-hub:org/repo``, ``local-dir:FOLDER``, a folder, or ``hf:`` and
+            a hub repository or folder for transformers.
         device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, fp32, bf16, fp16 or int8.
         digest: the SHA-256 of a file in hex; the caller may remember it.
 
     Returns:
@@ -44,7 +46,7 @@ def load_encoder(
 
     Raises:
         ModelError: the model is unknown, cannot be downloaded, or its files do not fit each other.
-        DeviceError: the device is missing.
+        DeviceError: the device is missing, or has no such precision.
     """
     from clipcls.encoders.files import locate
 
@@ -52,12 +54,17 @@ def load_encoder(
     files = locate(spec)
     watched = files.watched()  # before the files are read, so that a change meanwhile is noticed
 
-    if files.graphs and device in ("auto", "cpu"):
+    if files.graphs and device in ("auto", "cpu") and precision in ("auto", "fp32"):
         with suppress(ImportError):  # not installed, or its libraries do not load on this system
             from clipcls.encoders.onnx import OnnxEncoder
 
             return OnnxEncoder(spec, files, digest), watched
 
+    if spec.kind == "hf":
+        from clipcls.encoders.hfmodel import HFEncoder
+
+        return HFEncoder(spec, files, device, precision, digest), watched
+
     from clipcls.encoders.openclip import OpenClipEncoder
 
-    return OpenClipEncoder(spec, files, device, digest), watched
+    return OpenClipEncoder(spec, files, device, precision, digest), watched

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipcls.encoders.spec import CONFIG_NAME, ENCODER_VERSION, PRECISION, ModelSpec
+from clipcls.encoders.spec import CONFIG_NAME, ENCODER_VERSION, ModelSpec
 from clipcls.errors import ModelError
-from clipcls.records import EncoderInfo, FileStamp
+from clipcls.records import EncoderInfo, FileStamp, Precision
 
 Config = dict[str, Any]
 
@@ -35,6 +35,8 @@ _TOKENIZER_SETTINGS = (
     "added_tokens.json",
     "merges.txt",
 )
+TOKENIZER = "tokenizer"
+"""Folder in a model's folder for a tokenizer whose config.json is not the text tower's."""
 _VOCABULARIES = (
     "tokenizer.json",
     "vocab.txt",
@@ -48,10 +50,10 @@ _VOCABULARIES = (
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """All that ``open_clip.create_model`` needs, on this machine's disk."""
+    """All that ``open_clip.create_model`` needs, or transformers, on this machine's disk."""
 
     name: str
-    """Its first argument: ``local-dir:FOLDER``, or the name of an architecture."""
+    """Its first argument: ``local-dir:FOLDER``, or the name of an architecture; for transformers a bare folder."""
     model_cfg: Config
     preprocess_cfg: Config
     weights: tuple[Path, ...]
@@ -70,8 +72,20 @@ class ModelFiles:
         """Whether open_clip must be told the checkpoint and its preprocessing; in a folder it finds them."""
         return not self.name.startswith("local-dir:")
 
+    @property
+    def by_source_language(self) -> bool:
+        """Whether the text tower is NLLB's, which has to be told the language of what it reads."""
+        return self.text_folder is not None and _model_type(self.text_folder / TEXT_CONFIG) == "m2m_100"
+
     def describe(
-        self, spec: ModelSpec, digest: Callable[[Path], str], *, dim: int, logit_scale: float, logit_bias: float | None
+        self,
+        spec: ModelSpec,
+        digest: Callable[[Path], str],
+        *,
+        dim: int,
+        logit_scale: float,
+        logit_bias: float | None,
+        precision: Precision = "fp32",
     ) -> EncoderInfo:
         """What scoring needs to know of the model, whatever runs it.
 
@@ -81,6 +95,7 @@ class ModelFiles:
             dim: length of an embedding.
             logit_scale: as in the checkpoint, exponentiated.
             logit_bias: as in the checkpoint; None where the model has none.
+            precision: what the towers compute in.
 
         Raises:
             ModelError: scale or bias cannot be meant.
@@ -92,8 +107,8 @@ class ModelFiles:
         english = self.tokenizer_folder is None  # CLIP's BPE was learned from English text
         return EncoderInfo(
             spec=spec.given,
-            fingerprint=self.fingerprint(PRECISION, digest),
-            precision=PRECISION,
+            fingerprint=self.fingerprint(precision, digest),
+            precision=precision,
             dim=dim,
             logit_scale=logit_scale,
             logit_bias=logit_bias,
@@ -102,26 +117,40 @@ class ModelFiles:
         )
 
     def fingerprint(self, precision: str, digest: Callable[[Path], str]) -> str:
-        """Identity of what is computed: weights, configuration, preprocessing, tokenizer, precision, code version."""
+        """Identity of what is computed: weights, configuration, preprocessing, tokenizer, precision, code version.
+
+        A model has the same one on the hub and as the folder that it is exported to.
+        """
+        single = len(self.weights) == 1  # else the names tell which one open_clip takes
         parts = {
-            "weights": [(path.name, digest(path)) for path in self.weights],
-            "text": [(path.name, digest(path)) for path in self._text_files()],
-            "model": self.model_cfg,
+            "weights": [(WEIGHTS if single else path.name, digest(path)) for path in self.weights],
+            "text": [(path.name, digest(path)) for path in self.text_files()],
+            "model": self.placed_cfg(".", "."),
             "preprocess": self.preprocess_cfg,
             "precision": precision,
         }
+        if self.by_source_language:
+            parts["source language"] = "told by the prompt's script"
         summed = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         return f"{ENCODER_VERSION}-{summed[:40]}"
 
+    def placed_cfg(self, tower: str, tokenizer: str) -> Config:
+        """The model's configuration with other places for its Hugging Face text tower and tokenizer, if it has them."""
+        places = {"hf_model_name": tower, "hf_tokenizer_name": tokenizer}
+        text_cfg = self.model_cfg.get("text_cfg") or {}
+        moved = {key: place for key, place in places.items() if text_cfg.get(key)}
+        return self.model_cfg | {"text_cfg": text_cfg | moved} if moved else self.model_cfg
+
     def watched(self) -> tuple[FileStamp, ...]:
         """The files whose size or time of change tells that the model is no longer the same."""
-        parts = (*self.weights, *self._text_files())
+        parts = (*self.weights, *self.text_files())
         # In the hub's cache this file names the commit in use; in a folder of one's own there is no such file.
         revisions = [path.parent.parent.parent / "refs" / "main" for path in parts]
         paths = dict.fromkeys((*parts, *self.landmarks, *revisions))
         return tuple(FileStamp.of(path) for path in paths if path.exists())
 
-    def _text_files(self) -> list[Path]:
+    def text_files(self) -> list[Path]:
+        """The text tower's configuration and the tokenizer."""
         folders = dict.fromkeys(folder for folder in (self.text_folder, self.tokenizer_folder) if folder)
         names = (*_TOKENIZER_SETTINGS, *_VOCABULARIES)
         return [path for folder in folders for name in names if (path := folder / name).is_file()]
@@ -133,6 +162,10 @@ def locate(spec: ModelSpec) -> ModelFiles:
     Raises:
         ModelError: the model is unknown, incomplete, or cannot be downloaded.
     """
+    if spec.kind == "hf":
+        from clipcls.encoders.hffiles import locate_hf
+
+        return locate_hf(spec)
     if spec.kind == "folder":
         return _in_folder(Path(spec.target))
     if spec.kind == "hub":
@@ -153,7 +186,7 @@ def _in_folder(folder: Path) -> ModelFiles:
         preprocess_cfg=preprocess_cfg,
         weights=tuple(weights),
         text_folder=_text_folder(text_cfg.get("hf_model_name"), own=folder),
-        tokenizer_folder=_tokenizer_folder(text_cfg.get("hf_tokenizer_name"), own=folder),
+        tokenizer_folder=tokenizer_folder(text_cfg.get("hf_tokenizer_name"), own=folder),
         # A file that is added to a folder changes the folder's own time.
         landmarks=(folder, folder / CONFIG_NAME),
         graphs=_graphs(folder),
@@ -181,7 +214,7 @@ def _on_hub(repo: str) -> ModelFiles:
         model_cfg=model_cfg,
         preprocess_cfg=preprocess_cfg,
         text_folder=_text_folder(tower),
-        tokenizer_folder=_tokenizer_folder(tokenizer),
+        tokenizer_folder=tokenizer_folder(tokenizer),
         # Last, since they are large; whatever other programs put beside them, open_clip prefers these names.
         weights=(_fetch_weights(repo, _WEIGHTS),),
         landmarks=(config.parent, config),
@@ -212,7 +245,7 @@ def _by_tag(arch: str, tag: str) -> ModelFiles:
         model_cfg=model_cfg,
         preprocess_cfg={key: tag_cfg[key] for key in _PREPROCESS if key in tag_cfg},
         text_folder=_text_folder(text_cfg.get("hf_model_name")),
-        tokenizer_folder=_tokenizer_folder(text_cfg.get("hf_tokenizer_name")),
+        tokenizer_folder=tokenizer_folder(text_cfg.get("hf_tokenizer_name")),
         # Safetensors where the repository has them.
         weights=(_fetch_weights(repo, (f"{Path(name).stem}.safetensors", name) if name else _WEIGHTS),),
         # A new version of open_clip may mean something else by the same names.
@@ -246,12 +279,13 @@ def _text_folder(name: str | None, own: Path | None = None) -> Path | None:
     return config.parent
 
 
-def _tokenizer_folder(name: str | None, own: Path | None = None) -> Path | None:
+def tokenizer_folder(name: str | None, own: Path | None = None) -> Path | None:
     """The folder that holds a Hugging Face tokenizer: the model's own, else a repository's."""
     if not name:
         return None
-    if own and any((own / vocabulary).is_file() for vocabulary in _VOCABULARIES):
-        return own
+    inside = own / TOKENIZER if own and name == TOKENIZER else own
+    if inside and any((inside / vocabulary).is_file() for vocabulary in _VOCABULARIES):
+        return inside
     if own and name.startswith((".", "/")):
         raise ModelError(f"{own} holds no tokenizer: tokenizer.json is missing")
 
@@ -273,10 +307,16 @@ def _describes_text_tower(config: Path) -> bool:
     Models made for transformers as well have a config.json that describes both towers; and one of an unknown type
     might bring code of its own.
     """
+    return _model_type(config) in _text_towers()
+
+
+def _model_type(config: Path) -> str | None:
+    """What transformers calls this type of model; None where the file does not say."""
     try:
-        return json.loads(config.read_text(encoding="utf-8"))["model_type"] in _text_towers()
+        named = json.loads(config.read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
+        return None
+    return named if isinstance(named, str) else None
 
 
 def _text_towers() -> Container[str]:

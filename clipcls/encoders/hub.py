@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -16,25 +15,37 @@ from pathlib import Path
 
 import huggingface_hub as hf
 from huggingface_hub import constants, errors
-from huggingface_hub.utils import disable_progress_bars
 from huggingface_hub.utils import logging as hf_logging
 
-from clipcls.errors import ModelError
+from clipcls.encoders.download import cache_folder, download
+from clipcls.errors import ModelError, UsageError
 
 logger = logging.getLogger("clipcls")
 
-# Xet transfers go to their own hosts and so bypass a mirror. Switched off here and not in the environment, which
-# huggingface_hub read when somebody, such as open_clip, first imported it.
-if os.environ.get("HF_ENDPOINT") and "HF_HUB_DISABLE_XET" not in os.environ:
-    constants.HF_HUB_DISABLE_XET = True
 # A line on stderr for every attempt that failed; the last one's reason comes with the ModelError.
 if "HF_HUB_VERBOSITY" not in os.environ:
     hf_logging.set_verbosity_error()
 
 _ADVICE = (
-    "for a mirror set HF_ENDPOINT, such as https://hf-mirror.com; without a network use --model starter "
-    "or the path of a model folder"
+    "for a mirror set HF_ENDPOINT, such as https://hf-mirror.com; without a network bring the model from another "
+    "machine (clipcls models export, then import), or use --model starter or the path of a model folder"
 )
+
+
+def use_hub(endpoint: str | None, *, offline: bool = False) -> None:
+    """Ask another hub, or none at all, from now on.
+
+    Raises:
+        UsageError: the address is none.
+    """
+    if endpoint:
+        if not _is_address(endpoint):
+            raise UsageError(f"{endpoint!r} is no address of a hub: write it like https://hf-mirror.com")
+        # huggingface_hub reads its environment once, when it is imported, and that has happened.
+        constants.ENDPOINT = endpoint.rstrip("/")
+        constants.HUGGINGFACE_CO_URL_TEMPLATE = constants.ENDPOINT + "/{repo_id}/resolve/{revision}/{filename}"
+    if offline:
+        constants.HF_HUB_OFFLINE = True
 
 
 def fetch(repo: str, name: str) -> Path:
@@ -58,12 +69,13 @@ def fetch_if_there(repo: str, name: str) -> Path | None:
     try:
         known = hf.try_to_load_from_cache(repo, name)
         if known is None:
-            if not sys.stderr.isatty():
-                disable_progress_bars()
-            _announce(repo)
-            known = hf.hf_hub_download(repo, name, revision=_commit_on_disk(repo))
+            if not constants.HF_HUB_OFFLINE:
+                _announce(repo)
+            return download(repo, name, _commit_on_disk(repo))
     except errors.RemoteEntryNotFoundError:
         return None
+    except ModelError:
+        raise
     except Exception as exc:  # the errors of the HTTP library come through too, and which one that is has changed
         raise ModelError(_explain(exc, repo, name)) from exc
     return Path(known) if isinstance(known, str) else None
@@ -93,26 +105,26 @@ def on_disk(repo: str, names: Sequence[str]) -> Path | None:
 @cache
 def _announce(repo: str) -> None:
     """Said once, since a hub that cannot be reached is silent for half a minute."""
+    if not _is_address(constants.ENDPOINT):
+        raise ModelError(f"HF_ENDPOINT is no web address: {constants.ENDPOINT}; write it like https://hf-mirror.com")
     logger.info("getting %s from %s", repo, constants.ENDPOINT)
+
+
+def _is_address(endpoint: str) -> bool:
+    return endpoint.startswith(("http://", "https://"))
 
 
 def _commit_on_disk(repo: str) -> str | None:
     """The commit that was downloaded from; None if nothing was."""
     try:
-        return (_cache_folder(repo) / "refs" / "main").read_text(encoding="utf-8").strip() or None
+        return (cache_folder(repo) / "refs" / "main").read_text(encoding="utf-8").strip() or None
     except FileNotFoundError:
         return None
 
 
-def _cache_folder(repo: str) -> Path:
-    return Path(constants.HF_HUB_CACHE, "--".join(("models", *repo.split("/"))))
-
-
 def _explain(exc: Exception, repo: str, name: str) -> str:
     """What went wrong and what to do next, in one line."""
-    # Whatever stopped the first request comes wrapped.
-    cause = exc.__cause__ if isinstance(exc, errors.LocalEntryNotFoundError) and exc.__cause__ else exc
-    match cause:
+    match exc:
         case errors.HFValidationError():
             return f"{repo!r} cannot be the name of a hub repository, which is ORGANISATION/REPOSITORY"
         case errors.GatedRepoError():
@@ -123,9 +135,21 @@ def _explain(exc: Exception, repo: str, name: str) -> str:
         case errors.RevisionNotFoundError():
             return (
                 f"{constants.ENDPOINT} no longer has the version of {repo} that is partly on disk: "
-                f"delete {_cache_folder(repo)} and run the command again"
+                f"delete {cache_folder(repo)} and run the command again"
             )
         case errors.OfflineModeIsEnabled():
-            return f"{name} of {repo} is not on disk, and HF_HUB_OFFLINE is set: unset it, or {_ADVICE}"
-    reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
-    return f"cannot download {name} of {repo} from {constants.ENDPOINT}: {reason}; run it again, or {_ADVICE}"
+            return (
+                f"{name} of {repo} is not on disk, and --offline or HF_HUB_OFFLINE is set: leave it out, or {_ADVICE}"
+            )
+        case errors.HfHubHTTPError() if exc.response.status_code in (401, 403):
+            return (
+                f"cannot download {name} of {repo}: {constants.ENDPOINT} refuses it ({exc.response.status_code}); "
+                f"log in with hf auth login or set HF_TOKEN, or {_ADVICE}"
+            )
+        case OSError() if exc.filename:
+            return f"cannot write {exc.filename}: {exc.strerror}; make it writable, or set HF_HOME to another folder"
+    reason = next(iter(str(exc).strip().splitlines()), type(exc).__name__)
+    return (
+        f"cannot download {name} of {repo} from {constants.ENDPOINT}: {reason}; "
+        f"run it again, and it goes on where it ended, or {_ADVICE}"
+    )

@@ -19,44 +19,58 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from clipcls.encoders.base import Vectors, one_line
 from clipcls.encoders.devices import device_errors, resolve_device
 from clipcls.encoders.files import ModelFiles
+from clipcls.encoders.precision import computing, quantize, resolve_precision
 from clipcls.encoders.spec import ModelSpec
 from clipcls.encoders.texttower import TextTower
 from clipcls.errors import ClipclsError, ModelError
-from clipcls.records import TokenCount
+from clipcls.labels import script
+from clipcls.records import Precision, TokenCount
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 
+_SOURCES = {
+    **{"Latin": "eng_Latn", "Chinese": "zho_Hans", "Japanese": "jpn_Jpan", "Hangul": "kor_Hang"},
+    **{"Cyrillic": "rus_Cyrl", "Greek": "ell_Grek", "Arabic": "arb_Arab", "Hebrew": "heb_Hebr"},
+    **{"Devanagari": "hin_Deva", "Thai": "tha_Thai"},
+}
+"""NLLB's name for the language that a prompt's script tells: it embeds the same words differently by language."""
 _PROBE = "a photo of 大象 ☃"
 """Known and, to most tokenizers, unknown characters."""
 
 
 class OpenClipEncoder:
-    """The two towers of an open_clip model, in float32.
+    """The two towers of an open_clip model.
 
     Args:
         spec: the model, understood.
         files: its parts on disk.
         device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, fp32, bf16, fp16 or int8.
         digest: the SHA-256 of a file in hex; the caller may remember it.
 
     Raises:
         ModelError: the files are no model, or do not fit each other.
-        DeviceError: the device is missing.
+        DeviceError: the device is missing, or has no such precision.
     """
 
-    def __init__(self, spec: ModelSpec, files: ModelFiles, device: str, digest: Callable[[Path], str]) -> None:
+    def __init__(
+        self, spec: ModelSpec, files: ModelFiles, device: str, precision: str, digest: Callable[[Path], str]
+    ) -> None:
         self._device = resolve_device(device)
+        wanted = resolve_precision(precision, self._device)
+        self._precision: Precision = "fp32"  # until all is proved
         # On a CPU larger batches only take memory: a convolutional tower is twice as fast with 4 or 8 as with 32.
         self.batch_size = 8 if self._device.type == "cpu" else 64
         try:
             with device_errors():
                 self._model = _create(files).eval().requires_grad_(False).to(self._device)
             self._tokenizer = _tokenizer(files)
+            self._speaks = files.by_source_language
             self._prepare_images()
-            with torch.inference_mode(), device_errors():
+            with computing(self._precision, self._device):
                 # A tokenizer and a text tower that do not fit each other fail here, or with the vector below.
                 self._texts = TextTower(self._model, self._tokens([_PROBE]))
             bias = self._model.logit_bias
@@ -66,7 +80,11 @@ class OpenClipEncoder:
                 dim=self.encode_texts([_PROBE]).shape[1],
                 logit_scale=self._model.logit_scale.exp().item(),
                 logit_bias=None if bias is None else bias.item(),
+                precision=wanted,
             )
+            if wanted == "int8":
+                quantize(self._model)
+            self._precision = wanted
         except ClipclsError:
             raise
         except Exception as exc:
@@ -95,7 +113,7 @@ class OpenClipEncoder:
         Raises:
             OutOfMemory: the batch did not fit.
         """
-        with torch.inference_mode(), device_errors():
+        with computing(self._precision, self._device):
             pixels = torch.from_numpy(np.stack(batch)).to(self._device).permute(0, 3, 1, 2)
             # What torchvision's ToTensor and Normalize do to one picture, done to the batch.
             inputs = pixels.float().div_(255).sub_(self._mean).div_(self._std)
@@ -107,15 +125,25 @@ class OpenClipEncoder:
         Raises:
             OutOfMemory: the batch did not fit.
         """
-        with torch.inference_mode(), device_errors():
+        with computing(self._precision, self._device):
             return _to_numpy(self._texts.embed(self._tokens(prompts)))
 
     def _tokens(self, prompts: Sequence[str]) -> torch.Tensor:
         """Token ids, padded to the context length: int64 [n, context length]."""
-        tokens: torch.Tensor = self._tokenizer(list(prompts))
+        tokens = self._ids(prompts)
         if int(tokens.max()) >= getattr(self._model, "text", self._model).vocab_size:
             raise ModelError("the tokenizer knows tokens that the text tower does not: it is another model's")
         return tokens.to(self._device)
+
+    def _ids(self, prompts: Sequence[str]) -> torch.Tensor:
+        if not self._speaks:
+            ids: torch.Tensor = self._tokenizer(list(prompts))
+            return ids
+        rows = []
+        for prompt in prompts:
+            self._tokenizer.set_language(_SOURCES.get(script(prompt), _SOURCES["Latin"]))
+            rows.append(self._tokenizer([prompt]))
+        return torch.cat(rows)
 
     def _prepare_images(self) -> None:
         """Split the model's own transform: geometry on the picture, numbers on the batch."""
@@ -167,4 +195,6 @@ def _reason(exc: Exception) -> str:
 
 
 def _to_numpy(vectors: torch.Tensor) -> Vectors:
-    return np.ascontiguousarray(vectors.float().cpu().numpy())
+    if vectors.dtype != torch.float32:  # unit length to the precision that they were computed in
+        vectors = torch.nn.functional.normalize(vectors.float(), dim=-1)
+    return np.ascontiguousarray(vectors.cpu().numpy())

@@ -1,23 +1,28 @@
-"""What a model may be called: ``starter``, a folder, ``hf-hub:org/repo`` or open_clip's ``ARCH/TAG``. No torch here."""
+"""What a model may be called: an alias, a folder, ``hf-hub:org/repo``, ``hf:org/repo`` or open_clip's ``ARCH/TAG``.
+
+No torch here, and the catalogue is read only where it can help.
+"""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from clipcls.errors import ModelError
+
+if TYPE_CHECKING:
+    from clipcls.encoders.catalogue import Entry
 
 ENCODER_VERSION = "oc1"
 """Part of every fingerprint: raised when the code that computes embeddings changes them."""
 
-PRECISION = "fp32"
-"""What the towers compute in."""
-
 STARTER = "starter"
 STARTER_FOLDER = Path(__file__).parent.parent / "starter"
 CONFIG_NAME = "open_clip_config.json"
+_HF_NAMES = ("config.json", "preprocessor_config.json")
+"""What a folder for transformers holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,8 @@ class ModelSpec:
 
     given: str
     """As the person wrote it."""
-    kind: Literal["folder", "hub", "tag"]
+    kind: Literal["folder", "hub", "tag", "hf"]
+    """Folder, hub and tag are open_clip's; hf is a repository or folder for transformers."""
     target: str
     """An absolute folder, a hub repository, or ``ARCH/TAG``."""
 
@@ -38,7 +44,17 @@ class ModelSpec:
     @property
     def languages(self) -> tuple[str, ...]:
         """Languages known without loading the model; empty where its files must tell."""
-        return ("en", "zh") if self.is_starter else ()
+        if self.is_starter:
+            return ("en", "zh")
+        return entry.languages if (entry := self.entry) else ()
+
+    @property
+    def entry(self) -> Entry | None:
+        """What the catalogue knows of the model, by whichever name it was given."""
+        from clipcls.encoders.catalogue import find
+
+        prefix = {"hub": "hf-hub:", "hf": "hf:"}.get(self.kind, "")
+        return find(STARTER if self.is_starter else prefix + self.target)
 
     @property
     def is_starter(self) -> bool:
@@ -49,34 +65,87 @@ class ModelSpec:
 def parse_spec(given: str) -> ModelSpec:
     """Understand a model's name; nothing is loaded or asked of a network.
 
-    ``./`` or an existing folder means a path, any other ``a/b`` is ``ARCH/TAG``.
+    An alias, or the name of an imported model, is the same model everywhere: a folder of that name is written
+    ``./NAME``. ``./`` or an existing folder means a path, any other ``a/b`` is ``ARCH/TAG``.
 
     Raises:
-        ModelError: the name fits none of the forms, or the folder holds no open_clip model.
+        ModelError: the name fits none of the forms, or the folder holds no model.
     """
     if given == STARTER:
         return ModelSpec(given, "folder", str(STARTER_FOLDER))
-    if given.startswith("hf-hub:"):
-        repo = given.removeprefix("hf-hub:")
-        if repo.count("/") != 1 or not all(repo.split("/")):
-            raise ModelError(f"{given!r}: a model on the hub is written hf-hub:ORGANISATION/REPOSITORY")
-        return ModelSpec(given, "hub", repo)
     if not given.strip():
-        raise ModelError("the model's name is empty: use starter, ARCH/TAG, hf-hub:ORG/REPO or a folder")
-    path = Path(given.removeprefix("local-dir:")).expanduser()
+        raise ModelError("the model's name is empty: use an alias (clipcls models list), ARCH/TAG or a folder")
+    if given.startswith("hf-hub:"):
+        return ModelSpec(given, "hub", _repository(given, "hf-hub:"))
+    if given.startswith("hf:"):
+        return _for_transformers(given)
+    if "/" not in given and (found := _by_alias(given) or _imported(given)):
+        return found
+    path = _path(given.removeprefix("local-dir:"))
     if given.startswith(("local-dir:", ".", "~", os.sep)) or path.is_dir():
         return _folder(given, path)
     if given.count("/") == 1 and all(given.split("/")):
         return ModelSpec(given, "tag", given)
-    raise ModelError(
-        f"unknown model {given!r}: use starter, ARCH/TAG such as xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k, "
-        f"hf-hub:ORGANISATION/REPOSITORY, or the path of an open_clip folder"
-    )
+    raise ModelError(f"unknown model {given!r}{_advice(given)}")
+
+
+def _by_alias(given: str) -> ModelSpec | None:
+    from clipcls.encoders.catalogue import find
+
+    entry = find(given)
+    return replace(parse_spec(entry.spec), given=given) if entry else None
+
+
+def _imported(given: str) -> ModelSpec | None:
+    """The model that ``clipcls models import`` gave this name."""
+    from clipcls.encoders.transfer import imported_folder
+
+    folder = imported_folder(given)
+    return _folder(given, folder) if folder else None
+
+
+def _repository(given: str, prefix: str) -> str:
+    repo = given.removeprefix(prefix)
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise ModelError(f"{given!r}: a model on the hub is written {prefix}ORGANISATION/REPOSITORY")
+    return repo
+
+
+def _for_transformers(given: str) -> ModelSpec:
+    """``hf:`` and a repository, or a folder that begins with ``/``, ``.`` or ``~``."""
+    place = given.removeprefix("hf:")
+    if not place.startswith((".", "~", os.sep)) and not Path(place).is_absolute():
+        return ModelSpec(given, "hf", _repository(given, "hf:"))
+    path = _path(place)
+    if not path.is_dir():
+        raise ModelError(f"no model folder {path}: it does not exist")
+    return ModelSpec(given, "hf", os.path.abspath(path))
 
 
 def _folder(given: str, path: Path) -> ModelSpec:
     if not path.is_dir():
         raise ModelError(f"no model folder {path}: it does not exist")
-    if not (path / CONFIG_NAME).is_file():
-        raise ModelError(f"{path} is not an open_clip model folder: it holds no {CONFIG_NAME}")
-    return ModelSpec(given, "folder", os.path.abspath(path))
+    if (path / CONFIG_NAME).is_file():
+        return ModelSpec(given, "folder", os.path.abspath(path))
+    if all((path / name).is_file() for name in _HF_NAMES):
+        return ModelSpec(given, "hf", os.path.abspath(path))
+    names = " and ".join(_HF_NAMES)
+    raise ModelError(f"{path} is not a model folder: it holds no {CONFIG_NAME}, nor {names} for transformers")
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as exc:  # a person without a home, such as ~nobody-here
+        raise ModelError(f"no model folder {text}: {exc}") from exc
+
+
+def _advice(given: str) -> str:
+    from clipcls.encoders.catalogue import near
+
+    if question := near(given):
+        return f"; {question} (clipcls models list shows all)"
+    return (
+        ": use an alias (clipcls models list), ARCH/TAG such as xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k, "
+        "hf-hub:ORGANISATION/REPOSITORY, or the path of a model folder"
+    )

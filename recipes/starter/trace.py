@@ -104,7 +104,7 @@ def towers(folder: Path) -> Iterator[onnx.ModelProto]:
     if files.text_folder != folder.absolute() or files.tokenizer_folder != folder.absolute():
         raise ModelError(f"{folder} holds no Hugging Face text tower and tokenizer of its own, hence nothing to trace")
     places = places_in(folder / WEIGHTS)
-    encoder = OpenClipEncoder(spec, files, "cpu", file_digest)
+    encoder = OpenClipEncoder(spec, files, "cpu", "fp32", file_digest)
     model = encoder._model
     model.text.transformer.set_attn_implementation("eager")
     height, width = encoder.preprocess(Image.new("RGB", (64, 64))).shape[:2]
@@ -212,7 +212,7 @@ def check(folder: Path) -> None:
     """
     spec = parse_spec(str(folder))
     files = locate(spec)
-    ours, theirs = OnnxEncoder(spec, files, file_digest), OpenClipEncoder(spec, files, "cpu", file_digest)
+    ours, theirs = OnnxEncoder(spec, files, file_digest), OpenClipEncoder(spec, files, "cpu", "fp32", file_digest)
     same_scale = np.isclose(ours.info.logit_scale, theirs.info.logit_scale, rtol=1e-6)
     if not same_scale or replace(ours.info, logit_scale=theirs.info.logit_scale) != theirs.info:
         raise ModelError(f"{folder}: {ours.info} is not {theirs.info}")

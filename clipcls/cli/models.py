@@ -1,0 +1,261 @@
+"""``clipcls models``: what there is, what is known of it, which to use; what moves whole models is in ``transfers``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipcls.cli import transfers
+from clipcls.cli.common import Debug, Device, LabelsFile, given_labels, quiet_pipe, say
+from clipcls.cli.tables import Column, show_table
+from clipcls.errors import ModelError
+
+if TYPE_CHECKING:
+    from clipcls.encoders.catalogue import Entry
+    from clipcls.encoders.spec import ModelSpec
+
+app = typer.Typer(no_args_is_help=True, help="Choose a model: what there is, what is known of it, what is on disk.")
+Name = Annotated[str, typer.Argument(help="An alias (clipcls models list), ARCH/TAG, hf-hub:ORG/REPO, or a folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
+
+_SHOWN = 3
+_UNFREE = ("NC", "research")
+"""Words in licences that forbid to earn money with the model."""
+
+
+@app.command("list")
+def list_(json_: AsJson = False, debug: Debug = False) -> None:
+    """List the models that have a short name; any other model of open_clip or of a hub works by its full name."""
+    from clipcls.encoders.catalogue import entries
+    from clipcls.encoders.ondisk import on_disk, parts
+    from clipcls.encoders.spec import parse_spec
+
+    there = {entry.alias: on_disk(parts(parse_spec(entry.alias))) for entry in entries()}
+    if json_:
+        _print_json([asdict(entry) | {"on_disk": there[entry.alias]} for entry in entries()])
+        return
+    columns = ("ImageNet", "Chinese", "Mparams", "GFLOPs", "MB")
+    rows = [
+        (
+            *(entry.alias, _languages(entry)),
+            *(_percent(entry.imagenet), _percent(entry.chinese_retrieval)),
+            *(_number(entry.image_params), _number(entry.image_gflops), _number(entry.download_mb)),
+            *(entry.licence, " ".join(_packages(entry)), there[entry.alias]),
+        )
+        for entry in entries()
+    ]
+    show_table(
+        (
+            *(Column("name"), Column("languages")),
+            *(Column(name, right=True) for name in columns),
+            *(Column("licence"), Column("needs"), Column("on disk")),
+        ),
+        rows,
+    )
+    if sys.stdout.isatty():
+        say(
+            "ImageNet: zero-shot top-1 with English labels. Chinese: Crossmodal-3600 image retrieval, recall@1. "
+            "Mparams, GFLOPs: the image tower. clipcls models info NAME tells where the figures come from."
+        )
+
+
+@app.command()
+def info(name: Name, json_: AsJson = False, debug: Debug = False) -> None:
+    """Show all that is known of a model: facts and their sources, files on disk and where they lie."""
+    from clipcls.encoders.ondisk import on_disk, parts
+    from clipcls.encoders.spec import parse_spec
+    from clipcls.sinks.cells import printable
+
+    spec = parse_spec(name)
+    files = parts(spec)
+    entry = spec.entry
+    if json_:
+        facts = asdict(entry) if entry else {"alias": None, "spec": name}
+        listed = [{"what": part.what, "place": part.place, "path": part.path and str(part.path)} for part in files]
+        _print_json(facts | {"on_disk": on_disk(files), "files": listed})
+        return
+    with quiet_pipe():
+        for what, value in (*(_facts(entry) if entry else _unlisted(spec)), ("on disk", on_disk(files))):
+            typer.echo(f"{what}: {printable(value)}")
+        for part in files:
+            place = f"{part.path} ({part.size / 1e6:,.1f} MB)" if part.path else f"not on disk; it is in {part.place}"
+            typer.echo(f"  {part.what}: {printable(place)}")
+
+
+@app.command()
+def path(name: Name, debug: Debug = False) -> None:
+    """Print the folder that holds a model's weights."""
+    from clipcls.encoders.ondisk import parts
+    from clipcls.encoders.spec import parse_spec
+
+    files = parts(parse_spec(name))
+    weights = files[-1].path
+    if weights is None:
+        raise ModelError(f"the weights of {name} are not on disk: clipcls models pull {shlex.quote(name)} gets them")
+    with quiet_pipe():
+        typer.echo(weights.parent)
+
+
+@app.command()
+def use(
+    name: Name,
+    project: Annotated[bool, typer.Option("--project", help="For this folder alone, in ./clipcls.toml.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Make a model the default, in your own settings or in this folder's."""
+    from clipcls.encoders.ondisk import on_disk, parts
+    from clipcls.encoders.spec import parse_spec
+    from clipcls.settings import PROJECT_FILE, Settings, save_model, user_file
+
+    spec = parse_spec(name)
+    there = on_disk(parts(spec))  # refuses what open_clip does not know
+    file = PROJECT_FILE if project else user_file()
+    save_model(file, name if project else _from_anywhere(spec))
+    say(f"{name} is the default now, by {file.absolute()}")
+    if there != "yes":
+        say(f"it is not all on disk: clipcls models pull {shlex.quote(name)} gets it, or else its first use does")
+    if (chosen := Settings.load().model) not in (name, _from_anywhere(spec)):
+        place = "CLIPCLS_MODEL" if project else "clipcls.toml or CLIPCLS_MODEL"
+        say(f"warning: here the default is still {chosen}, by {place}")
+
+
+@app.command()
+def recommend(
+    labels: Annotated[
+        list[str] | None, typer.Option("--labels", "-l", help="Labels, separated by , or ， or 、")
+    ] = None,
+    labels_file: LabelsFile = None,
+    device: Device = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Speed matters more than usual.")] = False,
+    json_: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Recommend models for your labels: who reads them, how good each is, how fast on your device."""
+    from clipcls.encoders.catalogue import recommended
+    from clipcls.labels import label_set, script
+    from clipcls.languages import reads
+    from clipcls.settings import Settings
+
+    names = [each for label in label_set(given_labels(labels, labels_file)) for each in label.names]
+    scripts = tuple(dict.fromkeys(kind for kind in map(script, names) if kind))
+    where = _device(Settings.load({"device": device}).device)
+    fitting, budget = recommended(
+        lambda entry: all(reads(entry.languages, kind) for kind in scripts),
+        chinese="Chinese" in scripts,
+        device=where,
+        fast=fast,
+    )
+    found = [(entry, _why(entry, scripts, where, budget)) for entry in fitting[:_SHOWN]]
+    if json_:
+        listed = [asdict(entry) | {"why": why, "command": _command(entry)} for entry, why in found]
+        _print_json({"scripts": scripts, "device": where, "fast": fast, "models": listed})
+        return
+    with quiet_pipe():
+        for entry, why in found:
+            typer.echo(f"{entry.alias}: {why}\n    {_command(entry)}")
+
+
+def _facts(entry: Entry) -> Iterator[tuple[str, str]]:
+    """Each fact and, in brackets, its source."""
+    values = {
+        "licence": entry.licence,
+        "imagenet": _percent(entry.imagenet),
+        "chinese_retrieval": _percent(entry.chinese_retrieval),
+        "image_params": _number(entry.image_params, " million"),
+        "image_gflops": _number(entry.image_gflops, " GFLOPs"),
+        "download_mb": _number(entry.download_mb, " MB"),
+    }
+    called = {
+        "licence": "licence",
+        "imagenet": "ImageNet zero-shot top-1, English labels",
+        "chinese_retrieval": "Crossmodal-3600 image retrieval recall@1, Chinese",
+        "image_params": "parameters of the image tower",
+        "image_gflops": "an image costs",
+        "download_mb": "download of the weights",
+    }
+    yield from (("name", entry.alias), ("stands for", entry.spec), ("languages", _languages(entry)))
+    yield "description", entry.description
+    for name, value in values.items():
+        yield called[name], f"{value} ({entry.source[name]})" if value else "not published, as far as we know"
+    yield "needs", ", ".join(_packages(entry)) or "nothing more"
+
+
+def _unlisted(spec: ModelSpec) -> Iterator[tuple[str, str]]:
+    kinds = {"folder": "a folder for open_clip", "hub": "a hub repository for open_clip", "tag": "open_clip's"}
+    yield "name", spec.given
+    yield "kind", kinds.get(spec.kind, "for transformers")
+    yield "facts", "none: it is not in the catalogue (clipcls models list)"
+
+
+def _why(entry: Entry, scripts: tuple[str, ...], device: str, budget: float) -> str:
+    """The reasons for a model in one sentence."""
+    read = " and ".join("Latin script" if kind == "Latin" else kind for kind in scripts)
+    reasons = [f"reads {read}" if read else "reads your labels"]
+    if "Chinese" in scripts and entry.chinese_retrieval:
+        reasons.append(f"finds {entry.chinese_retrieval:.1%} of pictures by a Chinese caption (Crossmodal-3600)")
+    elif "Chinese" in scripts:
+        reasons.append("no recall@1 in Chinese is published")
+    if entry.imagenet:
+        reasons.append(f"{entry.imagenet:.1%} on ImageNet with English labels")
+    if entry.image_gflops:
+        slow = "" if entry.image_gflops <= budget else ", which is slow"
+        reasons.append(f"{entry.image_gflops:.3g} GFLOPs an image on {device}{slow}")
+    size = f"a download of {entry.download_mb:,} MB" if entry.download_mb else "no download"
+    reasons.append(size if entry.download_mb is not None else "a download of unknown size")
+    if any(word in entry.licence for word in _UNFREE):
+        reasons.append(f"not for commercial use ({entry.licence})")
+    return f"{entry.description}. It {'; '.join(reasons)}."
+
+
+def _command(entry: Entry) -> str:
+    return f"clipcls models use {entry.alias}"
+
+
+def _device(asked: str) -> str:
+    """The device that auto will probably stand for, told without torch."""
+    if asked != "auto":
+        return asked
+    return "cuda" if shutil.which("nvidia-smi") else "mps" if sys.platform == "darwin" else "cpu"
+
+
+def _from_anywhere(spec: ModelSpec) -> str:
+    """A model's name as it means the same in every folder."""
+    if spec.is_starter:
+        return "starter"
+    if not Path(spec.target).is_absolute():
+        return spec.given
+    return f"hf:{spec.target}" if spec.kind == "hf" else spec.target
+
+
+def _languages(entry: Entry) -> str:
+    return " ".join("and many" if language == "mul" else language for language in entry.languages)
+
+
+def _packages(entry: Entry) -> Iterable[str]:
+    for name in entry.packages:
+        yield name if importlib.util.find_spec(name) else f"{name} (missing: pip install {shlex.quote(name)})"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    return "" if value is None else f"{value:.10g}{unit}"
+
+
+def _print_json(found: object) -> None:
+    with quiet_pipe():
+        typer.echo(json.dumps(found, ensure_ascii=False, indent=2))
+
+
+transfers.register(app)

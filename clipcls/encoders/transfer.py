@@ -1,0 +1,218 @@
+"""Whole models on their way: from a hub to this disk, into a folder, and from a folder to where a name finds it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from clipcls.encoders.catalogue import find
+from clipcls.encoders.files import TEXT_CONFIG, TOKENIZER, WEIGHTS, ModelFiles, locate
+from clipcls.encoders.ondisk import parts
+from clipcls.encoders.spec import CONFIG_NAME, parse_spec
+from clipcls.errors import InputError, ModelError, OutputError, UsageError
+
+SUMS = "SHA256SUMS"
+"""In an exported folder what its files must be, as ``sha256sum --check`` reads it."""
+_NAME = re.compile(r"\w[\w.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """A model that is now whole where it was to go."""
+
+    files: int
+    size: int
+    """In bytes."""
+    folder: Path
+    """Where its weights are."""
+
+
+def pull(model: str) -> Transferred:
+    """Get all that a model needs onto this disk; what is there already is not asked for.
+
+    ``following`` tells how far it is.
+
+    Args:
+        model: any name that ``load_encoder`` takes.
+
+    Raises:
+        ModelError: the model is unknown or incomplete, or cannot be had.
+    """
+    files = _fetched(model)
+    paths = _parts(files)
+    return Transferred(len(paths), sum(path.stat().st_size for path in paths), files.weights[0].parent)
+
+
+def export(model: str, folder: Path) -> Transferred:
+    """Write a folder that needs nothing else: ``--model FOLDER`` takes it on a machine without a network.
+
+    Large files are hard links to the hub's cache where that is on the same disk.
+
+    Args:
+        model: any name that ``load_encoder`` takes; what is not on disk is downloaded.
+        folder: must not exist, or be empty; it appears when all is there.
+
+    Raises:
+        UsageError: there is something in the folder's place.
+        ModelError: the model is unknown or incomplete, or cannot be had.
+        OutputError: the folder cannot be written.
+    """
+    folder = Path(os.path.abspath(folder))
+    _check_free(folder)
+    files = _fetched(model)
+    return _write(_contents(files), folder)
+
+
+def import_(folder: Path, name: str | None = None) -> tuple[str, Transferred]:
+    """Copy an exported folder to where ``--model NAME`` finds it.
+
+    Args:
+        folder: what ``export`` wrote, or any model folder that needs nothing else.
+        name: what to call it; None takes the folder's own name.
+
+    Returns:
+        The name, and what was copied.
+
+    Raises:
+        InputError: there is no such folder.
+        UsageError: the name cannot be one, or is taken.
+        ModelError: the folder holds no model, lacks a part of it, or holds a damaged file.
+        OutputError: the copy cannot be written.
+    """
+    folder = Path(os.path.abspath(folder))
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}: give the one that clipcls models export wrote")
+    name = folder.name if name is None else name
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"a model cannot be called {name!r}: give --name letters, digits, dots and dashes")
+    if find(name):
+        raise UsageError(f"{name} is another model's name (clipcls models list): give another --name")
+    target = _home() / name
+    if target.exists():
+        raise UsageError(f"there is a model {name} already: give another --name, or delete {target}")
+    _check_sums(folder)
+    spec = parse_spec(str(folder))
+    for part in parts(spec):
+        if part.place not in (str(folder), TOKENIZER):
+            raise ModelError(
+                f"{folder} needs the {part.what} of {part.place}, which is not in it: "
+                f"write a whole folder with clipcls models export {folder} DIR where there is a network"
+            )
+    return name, _write(_contents(locate(spec)), target, link=False)
+
+
+def imported_folder(name: str) -> Path | None:
+    """The folder of a model that was imported under this name; None where there is none."""
+    folder = _home() / name
+    return folder if _NAME.fullmatch(name) and folder.is_dir() else None
+
+
+def _home() -> Path:
+    return Path(platformdirs.user_data_dir("clipcls", appauthor=False), "models")
+
+
+def _fetched(model: str) -> ModelFiles:
+    """A model's files, all of them on disk, and nothing else of theirs in the hub's cache."""
+    from clipcls.encoders.download import sweep
+
+    files = locate(parse_spec(model))
+    # .../models--ORG--REPO/snapshots/COMMIT/NAME
+    for home in dict.fromkeys(path.parent.parent.parent for path in _parts(files)):
+        sweep(home)
+    return files
+
+
+def _parts(files: ModelFiles) -> list[Path]:
+    """All the files of a model, wherever they are."""
+    other = (path for path in files.landmarks if path.parent == files.weights[0].parent and path.is_file())
+    return list(dict.fromkeys((*files.weights, *files.text_files(), *(files.graphs or ()), *other)))
+
+
+def _contents(files: ModelFiles) -> dict[str, Path | str]:
+    """By its name in a folder of its own each file's source, or its text."""
+    if not Path(files.name).is_absolute():
+        return _open_clip_contents(files)
+    return {path.name: path for path in _parts(files)}  # transformers' files fit each other by name
+
+
+def _open_clip_contents(files: ModelFiles) -> dict[str, Path | str]:
+    apart = files.text_folder and files.tokenizer_folder not in (None, files.text_folder)
+    config = {
+        "model_cfg": files.placed_cfg(".", TOKENIZER if apart else "."),
+        "preprocess_cfg": files.preprocess_cfg,
+    }
+    contents: dict[str, Path | str] = {CONFIG_NAME: json.dumps(config, indent=2, ensure_ascii=False)}
+    for path in files.text_files():
+        if apart and path.parent == files.tokenizer_folder:
+            contents[f"{TOKENIZER}/{path.name}"] = path
+        elif not apart or path.name == TEXT_CONFIG:
+            contents[path.name] = path
+    for path in files.weights:
+        # By the names that open_clip looks for, unless several were there to choose from.
+        single = WEIGHTS if path.suffix == ".safetensors" else f"open_clip_pytorch_model{path.suffix}"
+        contents[single if len(files.weights) == 1 else path.name] = path
+    return contents | {path.name: path for path in files.graphs or ()}
+
+
+def _check_free(folder: Path) -> None:
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and stays as it is: name another folder, or move it away")
+
+
+def _write(contents: Mapping[str, Path | str], folder: Path, *, link: bool = True) -> Transferred:
+    """A folder that is there whole or not at all."""
+    draft = folder.with_name(f".{folder.name}.clipcls-partial")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)  # of a run that was cut off
+        draft.mkdir(parents=True)
+        for name, source in contents.items():
+            _place(source, draft / name, link)
+        sums = "".join(f"{_digest(draft / name)}  {name}\n" for name in contents)
+        (draft / SUMS).write_text(sums, encoding="utf-8", newline="")
+        with suppress(FileNotFoundError):
+            folder.rmdir()  # it is empty
+        draft.rename(folder)
+    except OSError as exc:
+        raise OutputError(f"cannot write {folder}: {exc}; free some room or choose another place") from exc
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    paths = [folder / name for name in contents]
+    return Transferred(len(paths), sum(path.stat().st_size for path in paths), folder)
+
+
+def _place(source: Path | str, target: Path, link: bool) -> None:
+    target.parent.mkdir(exist_ok=True)
+    if isinstance(source, str):
+        target.write_text(source, encoding="utf-8", newline="")
+        return
+    if link and target.suffix != ".json":  # what a person may want to edit is a copy
+        with suppress(OSError):  # another disk, or one without links
+            target.hardlink_to(source.resolve())
+            return
+    shutil.copyfile(source, target)
+
+
+def _check_sums(folder: Path) -> None:
+    """Compare what a folder says its files are with what they are; nothing where it does not say."""
+    if not (folder / SUMS).is_file():
+        return
+    for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        path = folder / name
+        if not path.is_file() or _digest(path) != digest:
+            state = "damaged" if path.is_file() else "missing"
+            raise ModelError(f"{path} is {state}, by {SUMS} beside it: copy the folder again, or export it again")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

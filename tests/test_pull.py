@@ -1,0 +1,547 @@
+"""Whole models: pulled from a hub over real HTTP, exported to a folder, imported from one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import IMAGES, ROOT, Terminal
+from hub import Fault, Hub
+from test_hub import WEIGHTS, files, save_architecture
+from tiny import CLIP, HF_TEXT, make_hf_model, make_model, make_models, write_tokenizer
+
+from clipcls.cli import models, transfers
+
+CONFIG = "open_clip_config.json"
+MEGABYTE = 1_000_000
+
+if not any(command.name == "import" for command in models.app.registered_commands):
+    transfers.register(models.app)
+
+CLI = """
+import sys
+from clipcls.cli import main, models, transfers
+if not any(command.name == "import" for command in models.app.registered_commands):
+    transfers.register(models.app)
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that this process asks, with a cache of its own and no waits between attempts."""
+    import huggingface_hub as hf
+
+    from clipcls.encoders import download
+    from clipcls.encoders import hub as asked
+
+    with Hub() as hub:
+        for name, value in {
+            "ENDPOINT": hub.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(tmp_path / "hub"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_TELEMETRY": True,
+        }.items():
+            monkeypatch.setattr(hf.constants, name, value)
+        monkeypatch.setattr(download, "_WAITS", (0, 0, 0, 0))
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+        asked._announce.cache_clear()
+        yield hub
+        hf.close_session()
+
+
+def big(hub: Hub, repo: str = "tiny/big", size: int = 3 * MEGABYTE, seed: int = 0) -> dict[str, bytes]:
+    """A repository with weights of some size, which nobody is going to load."""
+    content = {CONFIG: json.dumps(CLIP).encode(), WEIGHTS: random.Random(seed).randbytes(size)}
+    hub.push(repo, content)
+    return content
+
+
+def in_cache(home: Path) -> list[str]:
+    """All that a cache holds but folders, by the names of repository and file."""
+    return sorted(str(path.relative_to(home)) for path in home.rglob("*") if path.is_symlink() or path.is_file())
+
+
+def check_whole(home: Path, content: dict[str, bytes], repo: str = "tiny/big") -> None:
+    """Whether a cache holds a repository's files, and nothing else: no part of a file, no lock."""
+    place = home / ("models--" + repo.replace("/", "--"))
+    commit = (place / "refs" / "main").read_text()
+    for name, expected in content.items():
+        link = place / "snapshots" / commit / name
+        assert link.is_symlink() and link.read_bytes() == expected
+    assert len(in_cache(place)) == 1 + 2 * len(content), in_cache(place)
+    assert in_cache(home) == [f"{place.name}/{name}" for name in in_cache(place)]
+
+
+def process(home: Path, *words: str, code: str = CLI, **environment: str) -> subprocess.Popen[str]:
+    """A command line in a process of its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    kept |= {"HF_HOME": str(home), "PYTHONPATH": str(ROOT)} | environment
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words],
+        cwd=IMAGES, env=kept, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
+    )  # fmt: skip
+
+
+def pull_process(hub: Hub, home: Path, model: str = "hf-hub:tiny/big") -> subprocess.Popen[str]:
+    return process(home, "models", "pull", model, HF_ENDPOINT=hub.url)
+
+
+def over(run: subprocess.Popen[str]) -> tuple[int, str]:
+    """Exit code and stderr."""
+    with run:
+        _, told = run.communicate(timeout=60)
+    return run.returncode, told
+
+
+# Killed, and cut off.
+
+
+def kill_and_pull_again(hub: Hub, home: Path, point: int, content: dict[str, bytes]) -> int:
+    """Kill a pull once so many bytes went out, and run it again: how many bytes went out twice."""
+    hub.sent.clear()
+    with pull_process(hub, home) as killed:
+        hub.watch = lambda total: killed.kill() if total >= point else None
+        killed.communicate(timeout=60)
+    hub.watch = lambda total: None
+    assert killed.returncode in (-9, 0), killed.returncode
+    code, told = over(pull_process(hub, home))
+    assert code == 0, told
+    check_whole(home / "hub", content)
+    return hub.total - sum(map(len, content.values()))
+
+
+@pytest.mark.parametrize("kills", [pytest.param(3, id="some"), pytest.param(20, marks=pytest.mark.slow, id="many")])
+def test_a_pull_that_is_killed_goes_on_where_it_was(hub: Hub, tmp_path: Path, kills: int) -> None:
+    content = big(hub)
+    random_points = random.Random(kills)
+    points = [random_points.randint(1, sum(map(len, content.values()))) for _ in range(kills)]
+    twice = [kill_and_pull_again(hub, tmp_path / str(i), point, content) for i, point in enumerate(points)]
+    print("killed after", points, "bytes; sent twice", twice)
+    assert max(twice) <= MEGABYTE
+
+
+def test_a_pull_that_is_killed_when_all_is_there_asks_for_nothing_again(
+    hub: Hub, clipcls: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipcls.encoders import download
+
+    class Killed(BaseException):
+        pass
+
+    def kill(what: Any, pointer: Path | None = None, *_: Any) -> None:
+        if WEIGHTS in (pointer.name if pointer else what.name):
+            raise Killed
+
+    content = big(hub)
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    check_whole(tmp_path / "hub", content)
+    for step in ("_check", "_link"):
+        (link,) = tmp_path.rglob(WEIGHTS)
+        link.resolve().unlink()
+        hub.sent.clear()
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(download, step, kill)
+            clipcls("models", "pull", "hf-hub:tiny/big")
+        clipcls("models", "pull", "hf-hub:tiny/big")
+        assert hub.total == len(content[WEIGHTS])
+        check_whole(tmp_path / "hub", content)
+
+
+def test_cut_off_transfers_and_a_hub_that_stumbles_are_tried_again(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    content = big(hub)
+    hub.drops[WEIGHTS] = [50_000, 100_000, 1, 70_000, 30_000, 20_000, 10_000]  # more than would be tried in vain
+    hub.stumbles = [Fault(503), Fault(429, wait="0"), Fault(500)]
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    check_whole(tmp_path / "hub", content)
+    assert hub.total == sum(map(len, content.values()))  # no byte twice
+
+
+def test_a_hub_that_sends_no_parts_is_asked_for_the_whole(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    content = big(hub)
+    hub.ranges, hub.drops[WEIGHTS] = False, [500_000]
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    check_whole(tmp_path / "hub", content)
+
+
+def test_a_transfer_that_gets_nowhere_is_given_up_and_kept(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    content = big(hub)
+    hub.cuts[WEIGHTS] = 400_000
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    assert "run it again, and it goes on where it ended" in clipcls.err
+    assert not list(tmp_path.rglob("*.safetensors"))
+    (partial,) = tmp_path.rglob("*.clipcls-partial")
+    assert partial.stat().st_size == 400_000
+    hub.cuts.clear()
+    hub.sent.clear()
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    assert [(each.name, each.first) for each in hub.sent] == [(WEIGHTS, 400_000)]
+    check_whole(tmp_path / "hub", content)
+
+
+def test_two_pulls_at_once_share_one_download(hub: Hub, tmp_path: Path) -> None:
+    content = big(hub, size=MEGABYTE)
+    hub.pause = 0.02
+    begun = threading.Event()
+    hub.watch = lambda total: begun.set() if total > 100_000 else None
+    first = pull_process(hub, tmp_path)
+    assert begun.wait(30)
+    second = pull_process(hub, tmp_path)
+    (code, _), (second_code, told) = over(first), over(second)
+    assert (code, second_code) == (0, 0), told
+    assert "waiting for another program" in told
+    check_whole(tmp_path / "hub", content)
+    assert hub.total == sum(map(len, content.values()))
+
+
+# What came is not what was meant.
+
+
+def test_a_file_with_another_hash_is_thrown_away(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    content = big(hub)
+    hub.wrong[WEIGHTS] = content[WEIGHTS][:-1] + b"?"
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    (line,) = [line for line in clipcls.err.splitlines() if not line.startswith("getting")]
+    for word in (WEIGHTS, "tiny/big", "SHA-256", "deleted", "mirror", "HF_ENDPOINT"):
+        assert word in line
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("*.clipcls-partial"))
+    hub.wrong.clear()
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    check_whole(tmp_path / "hub", content)
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MEGABYTE, 4 * MEGABYTE])
+def test_a_part_that_was_damaged_on_disk_is_found_out(hub: Hub, clipcls: Terminal, tmp_path: Path, size: int) -> None:
+    content = big(hub)
+    hub.cuts[WEIGHTS] = 0
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    (partial,) = tmp_path.rglob("*.clipcls-partial")
+    partial.write_bytes(bytes(size))
+    hub.cuts.clear()
+    clipcls("models", "pull", "hf-hub:tiny/big", code=0 if size > 3 * MEGABYTE else 4)
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    check_whole(tmp_path / "hub", content)
+
+
+def test_a_server_that_is_no_hub(hub: Hub, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hub._git_digest", lambda content: "../../escape")
+    big(hub)
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    assert "does not answer as a Hugging Face hub does" in clipcls.err
+
+
+def test_what_was_begun_of_a_version_left_behind_is_removed(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    content = big(hub)
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    stale = tmp_path / "hub" / "models--tiny--big" / "blobs" / ("0" * 64 + ".clipcls-partial")
+    stale.write_bytes(b"begun")
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    assert not stale.exists()
+    check_whole(tmp_path / "hub", content)
+
+
+# What goes wrong, each in one line with the next step.
+
+REFUSALS = {
+    "who are you": (Fault(401), ["401", "hf auth login", "HF_TOKEN", "models export"]),
+    "forbidden": (Fault(403), ["403", "hf auth login", "HF_ENDPOINT"]),
+    "gated": (Fault(403, "GatedRepo"), ["asks for consent", "hf auth login"]),
+    "not there": (Fault(404, "RepoNotFound"), ["no model tiny/big", "hf auth login"]),
+}
+
+
+@pytest.mark.parametrize(("fault", "words"), REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal(hub: Hub, clipcls: Terminal, fault: Fault, words: list[str]) -> None:
+    hub.push("tiny/big", {CONFIG: b""}, fault)
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, *words)
+
+
+def said(clipcls: Terminal, *words: str) -> None:
+    *_, line = clipcls.err.splitlines()
+    assert line.startswith("error: ")
+    for word in words:
+        assert word in line
+
+
+def test_no_network(hub: Hub, clipcls: Terminal) -> None:
+    clipcls("models", "pull", "hf-hub:tiny/big", "--endpoint", "http://127.0.0.1:1", code=4)
+    said(clipcls, "cannot download", "http://127.0.0.1:1", "HF_ENDPOINT", "models export", "--model starter")
+    clipcls("models", "pull", "hf-hub:tiny/big", "--endpoint", "hf-mirror.com", code=2)
+    said(clipcls, "hf-mirror.com", "write it like https://")
+    assert hub.requests == []
+
+
+def test_no_room(hub: Hub, clipcls: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    content = big(hub)
+    with monkeypatch.context() as patch:
+        patch.setattr("clipcls.encoders.download.shutil.disk_usage", lambda _: usage(0, 0, 2_000_000))
+        clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, "3.0 MB more", "2.0 MB left", "free some", "HF_HOME")
+    assert not any(each.name == WEIGHTS for each in hub.sent)  # told before, and not when it is full
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    check_whole(tmp_path / "hub", content)
+
+
+def test_the_disk_fills_up(hub: Hub, clipcls: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = big(hub)
+
+    def fill(repo: str, name: str, done: int, size: int | None) -> None:
+        if done > MEGABYTE:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("clipcls.encoders.download.tell", fill)
+        clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, "MB more", "free some", "HF_HOME")
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    check_whole(tmp_path / "hub", content)
+    assert hub.total < sum(map(len, content.values())) + MEGABYTE
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="another system's permissions")
+def test_a_cache_that_cannot_be_written(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    big(hub)
+    (tmp_path / "hub").write_text("a file")
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, "cannot write", str(tmp_path / "hub"), "HF_HOME")
+
+
+# Mirrors, tokens, no network wanted.
+
+
+def test_offline_asks_nobody(hub: Hub, clipcls: Terminal) -> None:
+    import huggingface_hub as hf
+
+    big(hub)
+    clipcls("models", "pull", "hf-hub:tiny/big", "--offline", code=4)
+    said(clipcls, "not on disk", "--offline", "models export")
+    assert hub.requests == []
+    hf.constants.HF_HUB_OFFLINE = False
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    assert "2 files, 3.0 MB, of which 3.0 MB came" in clipcls.err
+    hub.requests.clear()
+    for words in ((), ("--offline",)):
+        clipcls("models", "pull", "hf-hub:tiny/big", *words)
+        assert "is on disk: 2 files, 3.0 MB" in clipcls.err
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("before", ["", "import huggingface_hub"], ids=["first", "late"])
+def test_the_mirror_of_the_command_line(hub: Hub, tmp_path: Path, before: str) -> None:
+    """Whoever imported huggingface_hub before; and another one is set in the environment, or offline by ``=0``."""
+    content = big(hub, size=200_000)
+    run = process(
+        tmp_path, "models", "pull", "hf-hub:tiny/big", "--endpoint", hub.url + "/",
+        code=f"{before}\n{CLI}", HF_ENDPOINT="http://127.0.0.1:1", HF_HUB_OFFLINE="0",
+    )  # fmt: skip
+    code, told = over(run)
+    assert code == 0, told
+    assert f"getting tiny/big from {hub.url}\n" in told
+    check_whole(tmp_path / "hub", content)
+
+
+def test_the_token_goes_to_the_hub_and_not_beyond(hub: Hub, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    big(hub)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    tokens = {(request.host.split(":")[0], request.token) for request in hub.requests}
+    assert tokens == {("127.0.0.1", "Bearer hf_secret"), ("localhost", "")}
+    assert not any("xet" in request.path for request in hub.requests)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_a_bar_on_a_terminal(hub: Hub, tmp_path: Path) -> None:
+    big(hub, size=MEGABYTE)
+    hub.pause = 0.01
+    ours, theirs = os.openpty()
+    kept = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "TERM": "xterm"}
+    words = [sys.executable, "-c", CLI, "models", "pull", "hf-hub:tiny/big"]
+    with subprocess.Popen(words, env=kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}, stderr=theirs) as run:
+        os.close(theirs)
+        seen = b""
+        try:
+            while piece := os.read(ours, 65_536):
+                seen += piece
+        except OSError:  # the terminal has closed
+            pass
+        os.close(ours)
+        assert run.wait(30) == 0
+    for word in (WEIGHTS.encode(), b"/1.0 MB", b"MB/s", b"\xe2\x94\x81", b"of which 1.0 MB came"):
+        assert word in seen
+
+
+# Models of every kind: pulled, exported, used where sockets are forbidden, imported.
+
+FORBID = """
+import socket
+def forbidden(*args, **kwargs):
+    raise RuntimeError(f"the network was asked: {args}")
+socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.create_connection = forbidden
+"""
+
+USE = """
+import json, sys
+from clipcls import Classifier
+from clipcls.cli import run
+found = {}
+for name in json.loads(sys.argv[1]):
+    with Classifier.load(name, device="cpu", cache=False) as classifier:
+        texts = classifier.embed_texts(["cat", "大象"]).tolist()
+        images = classifier.embed_images(["chelsea.jpg"]).tolist()
+        found[name] = [texts, images, classifier.info.fingerprint]
+    words = ["classify", "chelsea.jpg", "--labels", "cat,dog", "--device", "cpu", "--no-cache", "--model", name]
+    assert run(words) == 0
+print(json.dumps(found))
+"""
+
+
+def use(home: Path, names: list[str], before: str) -> dict[str, list[Any]]:
+    """Each model's vectors and fingerprint, where no socket can be opened."""
+    run = process(home, json.dumps(names), code=FORBID + before + USE, CLIPCLS_CACHE_DIR=str(home / "cache"))
+    with run:
+        out, told = run.communicate(timeout=120)
+    assert run.returncode == 0, told
+    return dict(json.loads(out.splitlines()[-1]))
+
+
+def test_what_is_on_disk_opens_no_socket_and_an_export_is_the_same_model(
+    hub: Hub, tiny_models: dict[str, Path], tmp_path: Path, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import open_clip
+
+    hub.push("tiny/clip", tiny_models["clip"])
+    hub.push("tiny/siglip", tiny_models["siglip"])
+    hub.push("tiny/bin", make_model(tmp_path / "bin", HF_TEXT, 7, "open_clip_pytorch_model.bin"))
+    hub.push("bert", files(tiny_models["hf"], "config.json", "tokenizer_config.json", "tokenizer.json"))
+    hub.push("tiny/transformers", make_hf_model(tmp_path / "transformers", "siglip"))
+    # A tag whose text tower and tokenizer come from two other repositories.
+    other = {"config.json": b'{"model_type": "bert"}'}
+    hub.push("words", other | files(tiny_models["hf"], "tokenizer_config.json", "tokenizer.json"))
+    text_cfg = HF_TEXT["model_cfg"]["text_cfg"] | {"hf_model_name": "bert", "hf_tokenizer_name": "words"}
+    named = HF_TEXT["model_cfg"] | {"text_cfg": text_cfg}
+    path = save_architecture(tmp_path / "tiny-hf.json", {"model_cfg": named})
+    tag = {"hf_hub": "tiny/bin/", "quick_gelu": True, "mean": [0.4] * 3, "std": [0.3] * 3, "interpolation": "bilinear"}
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", list(open_clip.factory._MODEL_CONFIG_PATHS))
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-hf", {"one": tag})
+    open_clip.add_model_config(path)
+    models = ["hf-hub:tiny/clip", "hf-hub:tiny/siglip", "tiny-hf/one", "hf:tiny/transformers"]
+    folders = [str(tmp_path / "out" / str(i)) for i in range(len(models))]
+    for model in models:
+        clipcls("models", "pull", model)
+    hub.requests.clear()
+    for model, folder in zip(models, folders, strict=True):
+        clipcls("models", "export", model, folder)
+        assert f"--model {folder} takes it" in clipcls.err
+    assert hub.requests == []
+    told = json.loads((Path(folders[2]) / CONFIG).read_text())
+    assert told["model_cfg"]["text_cfg"]["hf_model_name"] == "."
+    assert told["model_cfg"]["quick_gelu"] is True and told["preprocess_cfg"]["mean"] == [0.4] * 3
+
+    # huggingface_hub's cache as it is, an empty one for the folders.
+    known = f"import open_clip\nopen_clip.add_model_config({path!r})\n"
+    known += f"open_clip.pretrained._PRETRAINED['tiny-hf'] = {{'one': {tag!r}}}\n"
+    cached = use(tmp_path, models, known)
+    exported = use(tmp_path / "elsewhere", folders, "")
+    for model, folder in zip(models, folders, strict=True):
+        assert exported[folder] == cached[model], model
+    assert len({found[2] for found in cached.values()}) == len(models)
+
+
+def test_an_import_makes_a_name(hub: Hub, tiny_models: dict[str, Path], tmp_path: Path, clipcls: Terminal) -> None:
+    from clipcls.encoders.transfer import imported_folder
+
+    whole = tmp_path / "whole"
+    clipcls("models", "export", str(tiny_models["siglip"]), whole)
+    clipcls("models", "import", whole, "--name", "mine")
+    folder = imported_folder("mine")
+    assert folder == tmp_path / "data" / "clipcls" / "models" / "mine"
+    assert f"--model mine is this model now: 4 files, 0.3 MB in {folder}" in clipcls.err
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole.iterdir()}
+    assert not any(path.stat().st_nlink > 1 for path in folder.iterdir())
+    clipcls("models", "import", whole, "--name", "mine", code=2)
+    assert str(folder) in clipcls.err
+    clipcls("models", "import", whole)
+    assert imported_folder("whole") and not imported_folder("other") and not imported_folder("../models/mine")
+    for name in ("starter", "a/b", "..", "", "-x"):
+        clipcls("models", "import", whole, f"--name={name}", code=2)
+    clipcls("models", "import", tmp_path / "none", code=3)
+    assert hub.requests == []
+
+
+def test_an_import_of_what_is_not_whole(
+    hub: Hub, tiny_models: dict[str, Path], tmp_path: Path, clipcls: Terminal
+) -> None:
+    def reimport(name: str, *words: str) -> None:
+        clipcls("models", "import", tmp_path / name, code=4)
+        said(clipcls, *words)
+
+    clipcls("models", "export", str(tiny_models["siglip"]), tmp_path / "damaged")
+    weights = tmp_path / "damaged" / WEIGHTS
+    content = weights.read_bytes()
+    weights.unlink()  # a hard link
+    reimport("damaged", WEIGHTS, "missing", "copy the folder again")
+    weights.write_bytes(content[:-1])
+    reimport("damaged", WEIGHTS, "damaged", "copy the folder again")
+    (tmp_path / "lacking").mkdir()
+    for name in (CONFIG, WEIGHTS):
+        (tmp_path / "lacking" / name).write_bytes((tiny_models["siglip"] / name).read_bytes())
+    reimport("lacking", "tokenizer of tiny/siglip", "models export")
+    write_tokenizer(tmp_path / "lacking")
+    clipcls("models", "import", tmp_path / "lacking")
+    (tmp_path / "empty").mkdir()
+    reimport("empty", CONFIG)
+    assert hub.requests == []
+    assert [path.name for path in (tmp_path / "data/clipcls/models").iterdir()] == ["lacking"]
+
+
+def test_an_export_never_overwrites_and_leaves_no_half_folder(
+    hub: Hub, tiny_models: dict[str, Path], tmp_path: Path, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(tiny_models["clip"])
+    for full in (tmp_path / "full", tmp_path / "file"):
+        full.mkdir() if full.name == "full" else full.write_text("mine")
+        (tmp_path / "full" / "mine").write_text("mine")
+        clipcls("models", "export", model, full, code=2)
+        assert "stays as it is" in clipcls.err
+    (tmp_path / "empty").mkdir()
+    clipcls("models", "export", model, tmp_path / "empty")
+    assert (tmp_path / "empty" / WEIGHTS).is_file()
+
+    def full_disk(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("clipcls.encoders.transfer._digest", full_disk)
+    clipcls("models", "export", model, tmp_path / "new", code=7)
+    assert "No space left" in clipcls.err
+    assert {path.name for path in tmp_path.iterdir()} == {"full", "file", "empty"}
+
+
+def test_the_starter_is_exported_with_its_graphs(hub: Hub, tmp_path: Path, clipcls: Terminal) -> None:
+    from clipcls import Classifier
+    from clipcls.encoders.onnx import OnnxEncoder
+    from clipcls.pipeline import load_encoder
+
+    clipcls("models", "export", "starter", tmp_path / "mine")
+    encoder, _ = load_encoder(str(tmp_path / "mine"), device="cpu")
+    assert isinstance(encoder, OnnxEncoder)
+    with Classifier.load("starter", device="cpu", cache=False) as classifier:
+        assert classifier.info.fingerprint == encoder.info.fingerprint
+    assert hub.requests == []
