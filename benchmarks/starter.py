@@ -82,7 +82,7 @@ def of_tower(bench: Bench) -> Iterator[Row]:
 def of_agreement(bench: Bench) -> Iterator[Row]:
     from clipcls import load_prompts
     from clipcls.encoders import file_digest, load_encoder
-    from clipcls.encoders.files import locate
+    from clipcls.encoders.locate import locate
     from clipcls.encoders.openclip import OpenClipEncoder
     from clipcls.encoders.spec import parse_spec
     from clipcls.prompts import expand

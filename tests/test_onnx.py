@@ -22,8 +22,9 @@ from tiny import CLIP, CONTEXT, HF_TEXT, make_model
 
 from clipcls import load_prompts
 from clipcls.encoders import file_digest, load_encoder
-from clipcls.encoders.files import GRAPHS, WEIGHTS, locate
+from clipcls.encoders.files import GRAPHS, WEIGHTS
 from clipcls.encoders.inputs import _clean
+from clipcls.encoders.locate import locate
 from clipcls.encoders.onnx import OnnxEncoder
 from clipcls.encoders.spec import STARTER_FOLDER, parse_spec
 from clipcls.errors import ModelError, OutOfMemory

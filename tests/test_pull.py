@@ -466,7 +466,7 @@ def test_what_is_on_disk_opens_no_socket_and_an_export_is_the_same_model(
 
 
 def test_an_import_makes_a_name(hub: Hub, tiny_models: dict[str, Path], tmp_path: Path, clipcls: Terminal) -> None:
-    from clipcls.encoders.transfer import imported_folder
+    from clipcls.encoders.spec import imported_folder
 
     whole = tmp_path / "whole"
     clipcls("models", "export", str(tiny_models["siglip"]), whole)

@@ -90,6 +90,8 @@ BERT: Config = {
     "eos_token_id": 2,
 }
 
+_SIDE = {"layers": 2, "attention_heads": 2, "ffn_dim": 64}
+
 MODELS = {"clip": CLIP, "photo": PHOTO, "siglip": SIGLIP, "hf": HF_TEXT}
 
 
@@ -150,6 +152,24 @@ def write_tokenizer(folder: Path) -> Path:
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": CONTEXT}
     settings |= {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+def make_nllb(folder: Path) -> Path:
+    """An open_clip folder whose text tower and tokenizer are NLLB's."""
+    from safetensors.torch import save_file
+    from transformers import NllbTokenizer
+
+    folder.mkdir(parents=True)
+    config = json.loads(json.dumps(HF_TEXT))
+    config["model_cfg"]["text_cfg"]["hf_pooler_type"] = "cls_pooler"
+    sides = {f"{side}_{what}": size for side in ("encoder", "decoder") for what, size in _SIDE.items()}
+    tower = {"model_type": "m2m_100", "vocab_size": 128, "d_model": 32, "max_position_embeddings": 64} | sides
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", *_LETTERS, *_CHARACTERS, "eng_Latn", "zho_Hans"]
+    NllbTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]).save_pretrained(folder)
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(tower), encoding="utf-8")
+    save_file(random_weights(config, folder), folder / "open_clip_model.safetensors")
     return folder
 
 

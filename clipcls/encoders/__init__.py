@@ -48,7 +48,7 @@ def load_encoder(
         ModelError: the model is unknown, cannot be downloaded, or its files do not fit each other.
         DeviceError: the device is missing, or has no such precision.
     """
-    from clipcls.encoders.files import locate
+    from clipcls.encoders.locate import locate
 
     spec = parse_spec(model)
     files = locate(spec)

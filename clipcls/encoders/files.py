@@ -25,6 +25,9 @@ GRAPHS = ("image.onnx", "text.onnx")
 FINGERPRINT_KEY = "clipcls.fingerprint"
 """In a graph's metadata: the fingerprint of the model that it was traced from."""
 _WEIGHTS = (WEIGHTS, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+_CLIP_TOKENS = 49408
+_MANY_TOKENS = 200_000
+"""No tokenizer of one language has as many; those of XLM-RoBERTa, NLLB, mT5 and Gemma do."""
 _PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 
 TEXT_CONFIG = "config.json"
@@ -77,6 +80,17 @@ class ModelFiles:
         """Whether the text tower is NLLB's, which has to be told the language of what it reads."""
         return self.text_folder is not None and _model_type(self.text_folder / TEXT_CONFIG) == "m2m_100"
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """What the tokenizer tells of the languages that the text tower was trained on; empty where it does not."""
+        cfg = self.model_cfg.get("text_cfg") or self.model_cfg.get("text_config") or {}
+        if self.text_folder:
+            cfg = json.loads((self.text_folder / TEXT_CONFIG).read_text(encoding="utf-8"))
+        tokens = cfg.get("vocab_size")
+        if self.tokenizer_folder is None or tokens == _CLIP_TOKENS:
+            return ("en",)  # CLIP's BPE was learned from English text
+        return ("mul",) if isinstance(tokens, int) and tokens >= _MANY_TOKENS else ()
+
     def describe(
         self,
         spec: ModelSpec,
@@ -104,7 +118,6 @@ class ModelFiles:
         usable_bias = logit_bias is None or (math.isfinite(logit_bias) and logit_bias != 0)
         if not math.isfinite(logit_scale) or not usable_bias:
             raise ModelError(f"cannot load the model {spec.given}: its weights hold no usable logit scale or bias")
-        english = self.tokenizer_folder is None  # CLIP's BPE was learned from English text
         return EncoderInfo(
             spec=spec.given,
             fingerprint=self.fingerprint(precision, digest),
@@ -113,7 +126,7 @@ class ModelFiles:
             logit_scale=logit_scale,
             logit_bias=logit_bias,
             activation="softmax" if logit_bias is None else "sigmoid",
-            languages=spec.languages or (("en",) if english else ()),
+            languages=spec.languages or self.languages,
         )
 
     def fingerprint(self, precision: str, digest: Callable[[Path], str]) -> str:
@@ -156,16 +169,12 @@ class ModelFiles:
         return [path for folder in folders for name in names if (path := folder / name).is_file()]
 
 
-def locate(spec: ModelSpec) -> ModelFiles:
-    """Find a model's files, downloading what is missing.
+def locate_open_clip(spec: ModelSpec) -> ModelFiles:
+    """Find an open_clip model's files, downloading what is missing.
 
     Raises:
         ModelError: the model is unknown, incomplete, or cannot be downloaded.
     """
-    if spec.kind == "hf":
-        from clipcls.encoders.hffiles import locate_hf
-
-        return locate_hf(spec)
     if spec.kind == "folder":
         return _in_folder(Path(spec.target))
     if spec.kind == "hub":

@@ -141,7 +141,8 @@ class OpenClipEncoder:
             return ids
         rows = []
         for prompt in prompts:
-            self._tokenizer.set_language(_SOURCES.get(script(prompt), _SOURCES["Latin"]))
+            # Not open_clip's set_language: transformers 5 takes that back when it is next called.
+            self._tokenizer.tokenizer.src_lang = _SOURCES.get(script(prompt), _SOURCES["Latin"])
             rows.append(self._tokenizer([prompt]))
         return torch.cat(rows)
 

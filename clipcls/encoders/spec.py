@@ -6,6 +6,7 @@ No torch here, and the catalogue is read only where it can help.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +22,8 @@ ENCODER_VERSION = "oc1"
 STARTER = "starter"
 STARTER_FOLDER = Path(__file__).parent.parent / "starter"
 CONFIG_NAME = "open_clip_config.json"
+MODEL_NAME = re.compile(r"\w[\w.-]*")
+"""What an imported model may be called."""
 _HF_NAMES = ("config.json", "preprocessor_config.json")
 """What a folder for transformers holds."""
 
@@ -79,8 +82,10 @@ def parse_spec(given: str) -> ModelSpec:
         return ModelSpec(given, "hub", _repository(given, "hf-hub:"))
     if given.startswith("hf:"):
         return _for_transformers(given)
-    if "/" not in given and (found := _by_alias(given) or _imported(given)):
+    if "/" not in given and (found := _by_alias(given)):
         return found
+    if folder := imported_folder(given):
+        return _folder(given, folder)
     path = _path(given.removeprefix("local-dir:"))
     if given.startswith(("local-dir:", ".", "~", os.sep)) or path.is_dir():
         return _folder(given, path)
@@ -96,12 +101,17 @@ def _by_alias(given: str) -> ModelSpec | None:
     return replace(parse_spec(entry.spec), given=given) if entry else None
 
 
-def _imported(given: str) -> ModelSpec | None:
-    """The model that ``clipcls models import`` gave this name."""
-    from clipcls.encoders.transfer import imported_folder
+def models_folder() -> Path:
+    """Where ``clipcls models import`` keeps models, each in a folder of its name."""
+    import platformdirs
 
-    folder = imported_folder(given)
-    return _folder(given, folder) if folder else None
+    return Path(platformdirs.user_data_dir("clipcls", appauthor=False), "models")
+
+
+def imported_folder(name: str) -> Path | None:
+    """The folder of a model that was imported under this name; None where there is none."""
+    folder = models_folder() / name
+    return folder if MODEL_NAME.fullmatch(name) and folder.is_dir() else None
 
 
 def _repository(given: str, prefix: str) -> str:

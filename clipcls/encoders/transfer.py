@@ -5,24 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from clipcls.encoders.catalogue import find
-from clipcls.encoders.files import TEXT_CONFIG, TOKENIZER, WEIGHTS, ModelFiles, locate
+from clipcls.encoders.files import TEXT_CONFIG, TOKENIZER, WEIGHTS, ModelFiles
+from clipcls.encoders.locate import locate
 from clipcls.encoders.ondisk import parts
-from clipcls.encoders.spec import CONFIG_NAME, parse_spec
+from clipcls.encoders.spec import CONFIG_NAME, MODEL_NAME, models_folder, parse_spec
 from clipcls.errors import InputError, ModelError, OutputError, UsageError
 
 SUMS = "SHA256SUMS"
 """In an exported folder what its files must be, as ``sha256sum --check`` reads it."""
-_NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +89,11 @@ def import_(folder: Path, name: str | None = None) -> tuple[str, Transferred]:
     if not folder.is_dir():
         raise InputError(f"no folder {folder}: give the one that clipcls models export wrote")
     name = folder.name if name is None else name
-    if not _NAME.fullmatch(name):
+    if not MODEL_NAME.fullmatch(name):
         raise UsageError(f"a model cannot be called {name!r}: give --name letters, digits, dots and dashes")
     if find(name):
         raise UsageError(f"{name} is another model's name (clipcls models list): give another --name")
-    target = _home() / name
+    target = models_folder() / name
     if target.exists():
         raise UsageError(f"there is a model {name} already: give another --name, or delete {target}")
     _check_sums(folder)
@@ -108,16 +105,6 @@ def import_(folder: Path, name: str | None = None) -> tuple[str, Transferred]:
                 f"write a whole folder with clipcls models export {folder} DIR where there is a network"
             )
     return name, _write(_contents(locate(spec)), target, link=False)
-
-
-def imported_folder(name: str) -> Path | None:
-    """The folder of a model that was imported under this name; None where there is none."""
-    folder = _home() / name
-    return folder if _NAME.fullmatch(name) and folder.is_dir() else None
-
-
-def _home() -> Path:
-    return Path(platformdirs.user_data_dir("clipcls", appauthor=False), "models")
 
 
 def _fetched(model: str) -> ModelFiles:

@@ -27,7 +27,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from clipcls.encoders import file_digest
-from clipcls.encoders.files import FINGERPRINT_KEY, GRAPHS, WEIGHTS, locate
+from clipcls.encoders.files import FINGERPRINT_KEY, GRAPHS, WEIGHTS
+from clipcls.encoders.locate import locate
 from clipcls.encoders.onnx import OnnxEncoder
 from clipcls.encoders.openclip import OpenClipEncoder
 from clipcls.encoders.spec import parse_spec
