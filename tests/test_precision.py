@@ -128,3 +128,10 @@ def test_half_precision_on_a_gpu_agrees_with_the_cpu(models: dict[str, Path]) ->
     for precision, least in (("fp32", 0.99999), ("auto", 0.999), ("fp16", 0.999)):
         with Classifier.load(str(models["photo"]), device="cuda", precision=precision, cache=False) as classifier:
             assert (classifier.embed_images(pictures) * exact).sum(axis=1).min() > least
+
+
+def test_how_near_int8_comes_is_measured(models: dict[str, Path], clipcls: Terminal) -> None:
+    told = clipcls("models", "info", models["photo"], "--precision", "int8").splitlines()[-1]
+    assert told.startswith("int8 against fp32: cosine of images at least 0.9")
+    same = clipcls("models", "info", models["clip"], "--precision", "fp32", "--device", "cpu").splitlines()[-1]
+    assert same == "fp32 against fp32: cosine of images at least 1.0000, of texts 1.0000"
