@@ -19,11 +19,15 @@ if TYPE_CHECKING:
     from clipcls.classifier import Classifier as Classifier
     from clipcls.classifier import ZeroShotClassifier as ZeroShotClassifier
     from clipcls.errors import ClipclsError as ClipclsError
+    from clipcls.labelfiles import load_labels as load_labels
+    from clipcls.labelled import LabelledFolder as LabelledFolder
+    from clipcls.labelled import LabelledImages as LabelledImages
     from clipcls.labels import Label as Label
     from clipcls.promptfiles import load_prompts as load_prompts
     from clipcls.prompts import PromptSet as PromptSet
     from clipcls.records import EncoderInfo as EncoderInfo
     from clipcls.records import Failure as Failure
+    from clipcls.records import GroupScore as GroupScore
     from clipcls.records import ImageRef as ImageRef
     from clipcls.records import Prediction as Prediction
     from clipcls.records import Score as Score
@@ -36,13 +40,17 @@ _HOMES = {
     "ClipclsError": "errors",
     "EncoderInfo": "records",
     "Failure": "records",
+    "GroupScore": "records",
     "ImageRef": "records",
     "ImageSource": "sources",
     "Label": "labels",
+    "LabelledFolder": "labelled",
+    "LabelledImages": "labelled",
     "Prediction": "records",
     "PromptSet": "prompts",
     "Score": "records",
     "ZeroShotClassifier": "classifier",
+    "load_labels": "labelfiles",
     "load_prompts": "promptfiles",
 }
 
@@ -51,14 +59,18 @@ __all__ = [
     "ClipclsError",
     "EncoderInfo",
     "Failure",
+    "GroupScore",
     "ImageRef",
     "ImageSource",
     "Label",
+    "LabelledFolder",
+    "LabelledImages",
     "Prediction",
     "PromptSet",
     "Score",
     "ZeroShotClassifier",
     "__version__",
+    "load_labels",
     "load_prompts",
 ]
 

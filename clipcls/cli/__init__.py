@@ -84,11 +84,13 @@ def run(words: Sequence[str], *, debug: bool = False) -> int:
             import traceback
 
             traceback.print_exc()
+        from clipcls.sinks.cells import printable
+
         if isinstance(exc, ClipclsError):
-            say(f"error: {exc}")
+            say(f"error: {printable(str(exc))}")  # a path may hold a line break
             return exc.exit_code
         cause = " ".join(f"{type(exc).__name__}: {exc}".split())
-        say(f"error: unexpected: {cause}; run it again with --debug to see where")
+        say(f"error: unexpected: {printable(cause)}; run it again with --debug to see where")
         return ClipclsError.exit_code
     return 0
 
