@@ -17,7 +17,7 @@ from clipcls import zeroshot
 from clipcls.answer import Answer, Scores
 from clipcls.errors import InputError, UsageError
 from clipcls.labelled import LabelledFolder, LabelledImages, Watch
-from clipcls.labels import SYNONYM, Label, composed, is_chinese, label_set
+from clipcls.labels import SYNONYM, Label, composed, is_chinese, label_set, split_labels
 from clipcls.languages import complaints
 from clipcls.pipeline import Embedded, Embedder
 from clipcls.promptfiles import Choice, chosen
@@ -60,7 +60,8 @@ class Classifier:
         """A classifier for a model. The weights are read when the first embedding is missing from the cache.
 
         Args:
-            model: ``starter``, open_clip's ``ARCH/TAG``, ``hf-hub:org/repo``, ``local-dir:FOLDER`` or a folder.
+            model: a name (``clipcls models list``, or of an imported model), open_clip's ``ARCH/TAG``,
+                ``hf-hub:org/repo``, ``hf:org/repo`` for transformers, or a folder.
             device: auto, cpu, cuda, cuda:N or mps.
             precision: what the towers compute in: fp32, bf16, fp16 (on a graphics card) or int8 (on the CPU); auto is
                 fp32 on the CPU and bf16, or on older cards fp16, with CUDA.
@@ -146,7 +147,9 @@ class Classifier:
         if synonyms not in get_args(Synonyms):
             raise UsageError(f"unknown way with synonyms {synonyms!r}: use {' or '.join(get_args(Synonyms))}")
         kept = label_set(labels)
-        behind = label_set(background) if background else ()
+        given = split_labels(background) if isinstance(background, str) else list(background)
+        given = [label for label in given if not isinstance(label, str) or label.strip()]
+        behind = label_set(given) if given else ()
         if behind and multi_label:
             raise UsageError("with --multi-label the labels do not compete, so --background has nothing to do")
         _check_apart(kept, behind)
@@ -268,8 +271,8 @@ class ZeroShotClassifier:
             margin: least lead in probability of the best label over the next, or over the best of the background.
             groups: whether each prediction carries its best group; a label without one is a group of its own.
 
-        Yields:
-            A Prediction, or for an image that cannot be read a Failure with the reason.
+        Returns:
+            One after the other a Prediction, or for an image that cannot be read a Failure with the reason.
 
         Raises:
             UsageError: a number is out of range, a margin was asked of a multi-label classifier, or groups of labels
@@ -278,11 +281,24 @@ class ZeroShotClassifier:
             ModelError: the model cannot be loaded.
             DeviceError: the device is missing, or its memory too small for one image.
         """
+        answer = self.answer(top_k=top_k, all_scores=all_scores, threshold=threshold, margin=margin, groups=groups)
+        return self._records(images, answer)
+
+    def answer(
+        self,
+        *,
+        top_k: int = 1,
+        all_scores: bool = False,
+        threshold: float | None = None,
+        margin: float = 0.0,
+        groups: bool = False,
+    ) -> Answer:
+        """The rule by which ``classify`` answers, whose arguments and errors these are."""
         if top_k < 1:
             raise UsageError("top-k must be 1 or more")
         if groups and not any(label.group for label in self.labels):
             raise UsageError("no label has a group: write groups into a file of labels, one a label")
-        answer = Answer(
+        return Answer(
             self.labels,
             self._embedder.info.activation,
             multi_label=self.multi_label,
@@ -292,6 +308,8 @@ class ZeroShotClassifier:
             top_k=top_k,
             all_scores=all_scores,
         )
+
+    def _records(self, images: Paths | Iterable[ImageRef], answer: Answer) -> Iterator[Record]:
         for block in self._embedder.images(_image_refs(images)):
             yield from self._score(block, answer)
 

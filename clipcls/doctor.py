@@ -170,6 +170,8 @@ def _import_torch() -> str:
 
 def _reach_hub() -> str:
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return f"{endpoint} was not asked: HF_HUB_OFFLINE is set"
     if not endpoint.startswith(("http://", "https://")):
         raise ClipclsError(f"HF_ENDPOINT is no web address: {endpoint}")
     answer: Future[str] = Future()
@@ -206,7 +208,9 @@ def _use_model(settings: Settings) -> str:
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder, "green.png")
         Image.new("RGB", (64, 64), (30, 160, 60)).save(picture)
-        with Classifier.load(settings.model, device=settings.device, cache=False) as classifier:
+        with Classifier.load(
+            settings.model, device=settings.device, precision=settings.precision, cache=False
+        ) as classifier:
             image, text = classifier.embed_images(picture), classifier.embed_texts("一张照片")
             info = classifier.info
     cosine = float((image @ text.T)[0, 0])

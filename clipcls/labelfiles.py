@@ -1,14 +1,16 @@
 """Label sets on disk: text, CSV, TOML, JSON and YAML files, and the named sets that come with clipcls.
 
-In a text file each line is a label, ``|`` between its synonyms. A CSV has a header with ``name`` and any of the other
-fields of a label, or its first column holds what a line of a text file does. The others hold a list ``labels``, or are
-one, of strings as in a text file or of tables with a label's fields.
+In a text file each line is a label, ``|`` between its synonyms. A CSV, with commas, semicolons or tabs,
+has a header with ``name`` and any of the other fields of a label, or a single column that holds what a line of a text
+file does. The others hold a list ``labels``, or are one, of strings as in a text file or of tables with a label's
+fields.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import logging
 import os.path
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -16,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from clipcls.errors import UsageError
-from clipcls.labels import SYNONYM, Label, parse_label
+from clipcls.labels import SYNONYM, Label, parse_label, split_labels
 from clipcls.library import SUFFIXES, find_set, set_names
 from clipcls.textfile import FileFault, parse_structured, read_text
+
+logger = logging.getLogger("clipcls")
 
 FIELDS = tuple(field.name for field in fields(Label))
 _LISTS = ("synonyms", "templates")
@@ -41,15 +45,17 @@ def load_labels(wanted: str) -> LabelSet:
     Raises:
         UsageError: there is none, or the file cannot be read or is not valid.
     """
-    if found := find_set("labels", wanted):
-        return read_labels(found.path)
-    path = Path(wanted)
-    if path.suffix.lower() not in SUFFIXES["labels"] and not os.path.exists(wanted):
+    named = find_set("labels", wanted)
+    path = named.path if named else Path(wanted)
+    if not named and path.suffix.lower() not in SUFFIXES["labels"] and not os.path.exists(wanted):
         raise UsageError(
             f"no label set and no file named {wanted!r}: use one of {', '.join(set_names('labels'))}, or a file of "
             f"labels ({', '.join(SUFFIXES['labels'])})"
         )
-    return read_labels(path)
+    found = read_labels(path)
+    if not any(label.name for label in found.labels):
+        raise UsageError(f"{path}: no labels in it; write at least one, a line each")
+    return found
 
 
 def read_labels(path: Path) -> LabelSet:
@@ -65,12 +71,21 @@ def read_labels(path: Path) -> LabelSet:
         case ".toml" | ".json" | ".yaml" | ".yml":
             return _from_data(parse_structured(text, path), path)
         case _:
-            lines = (line.strip() for line in text.splitlines())
-            return LabelSet(path.stem, tuple(parse_label(line) for line in lines if line and not line.startswith("#")))
+            return LabelSet(path.stem, tuple(_from_lines(text, path)))
+
+
+def _from_lines(text: str, path: Path) -> Iterator[Label]:
+    lines = [line.strip() for line in text.splitlines()]
+    labels = [line for line in lines if line and not line.startswith("#")]
+    if len(labels) == 1 and len(split_labels(labels[0])) > 1:
+        logger.warning("%s holds one label, %s: each label needs a line of its own", path, repr(labels[0][:40]))
+    return map(parse_label, labels)
 
 
 def _from_csv(text: str, path: Path) -> Iterator[Label]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    first = text.partition("\n")[0]
+    delimiter = next((mark for mark in ",;\t" if mark in first), ",")  # Excel writes semicolons in half of Europe
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     header: list[str] | None = None
     try:
         for row in reader:
@@ -82,6 +97,8 @@ def _from_csv(text: str, path: Path) -> Iterator[Label]:
                     continue
             if "name" in header:
                 yield _from_row(dict(zip(header, row, strict=False)), path, reader.line_num)
+            elif any(cell.strip() for cell in row[1:]):
+                raise FileFault(path, f"several columns, and no header with name and any of {', '.join(FIELDS[1:])}", 1)
             else:
                 yield parse_label(row[0])
     except csv.Error as exc:
@@ -89,11 +106,10 @@ def _from_csv(text: str, path: Path) -> Iterator[Label]:
 
 
 def _from_row(row: Mapping[str, str], path: Path, line: int) -> Label:
-    cells: dict[str, Any] = {key: row[key].strip() for key in row if key in FIELDS and row[key].strip()}
-    for key in ("name", *_LISTS):
-        cells[key] = [part.strip() for part in cells.get(key, "").split(SYNONYM)]
-    cells["name"], *more = cells["name"]
-    cells["synonyms"] += more
+    cells: dict[str, Any] = {key: row[key].strip() for key in row if key and row[key].strip()}
+    for key in _LISTS:
+        if key in cells:
+            cells[key] = [part.strip() for part in cells[key].split(SYNONYM)]
     return _from_fields(cells, path, line)
 
 
@@ -137,4 +153,6 @@ def _from_fields(given: Mapping[Any, Any], path: Path, line: int | None = None) 
             values[key] = str(value)
         elif not isinstance(value, str):
             raise FileFault(path, f"{about}{key} must be a string", line)
+    first = parse_label(name)
+    values |= {"name": first.name, "synonyms": first.synonyms + values.get("synonyms", ())}
     return Label(**values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,14 +51,12 @@ class LabelledFolder:
     def __init__(self, folder: str | os.PathLike[str], labels: Sequence[Label] | None = None) -> None:
         self._root = Path(folder)
         names = _folder_names(self._root)
-        if labels is None:
-            labels = [Label(name.replace("_", " "), display=name if "_" in name else None) for name in names]
-        self.labels = label_set(labels)
+        self.labels = label_set(_labels_of(names) if labels is None else labels)
         place = _places(self.labels)
-        if unknown := [name for name in names if composed(name) not in place]:
+        if unknown := [name for name in names if _key(name) not in place]:
             shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
             raise UsageError(f"{folder}: folders that are none of the labels: {shown}; add them, or move them away")
-        self._folders = [(place[composed(name)], self._root / name) for name in names]
+        self._folders = [(place[_key(name)], self._root / name) for name in names]
 
     def count(self) -> int:
         """How many images there are now."""
@@ -101,14 +100,29 @@ def _folder_names(root: Path) -> list[str]:
     return names
 
 
+def _labels_of(names: Sequence[str]) -> list[Label]:
+    """A label a folder; one whose words another folder has too keeps its underscores."""
+    words = [name.replace("_", " ") for name in names]
+    taken = Counter(map(_key, words))
+    return [
+        Label(spaced, display=name) if spaced != name and taken[_key(spaced)] == 1 else Label(name)
+        for name, spaced in zip(names, words, strict=True)
+    ]
+
+
+def _key(name: str) -> str:
+    """What two names have in common that are the same."""
+    return composed(" ".join(name.split()))
+
+
 def _places(labels: Sequence[Label]) -> dict[str, int]:
     """Each label's place by every name that its folder may have; where two share one, the first has it."""
     found: dict[str, int] = {}
     for key in ("id", "display", "name"):
         for at, label in enumerate(labels):
             if value := getattr(label, key):
-                found.setdefault(composed(value), at)
+                found.setdefault(_key(value), at)
     for at, label in enumerate(labels):
         for synonym in label.synonyms:
-            found.setdefault(composed(synonym), at)
+            found.setdefault(_key(synonym), at)
     return found

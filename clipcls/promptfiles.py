@@ -91,6 +91,8 @@ def find_prompts(wanted: str) -> tuple[Path, str | None]:
     for name, data_set in reversed(meant):
         if Path(name).suffix.lower() in SUFFIXES["prompts"]:
             return Path(name), data_set
+    if any(char in wanted for char in "{}<>｛｝ "):
+        raise UsageError(f"{wanted[:60]!r} has no place for the label: write {{label}} or {{类别}} into it")
     raise UsageError(
         f"no prompt set named {wanted[:60]!r}: use one of {', '.join(set_names('prompts'))}, a .toml, .txt or .json "
         "file, or a template with a place for the label, such as '这是一张有关{类别}的照片' or "
@@ -166,14 +168,26 @@ def new_prompts(path: Path, start: str | None = None) -> Path:
         UsageError: the file exists, is of another kind, or there is no such set to start with.
         OutputError: it cannot be written.
     """
-    if not path.suffix and path.name:
-        path = path.with_name(f"{path.name}.toml")
-    if not path.name:
-        raise UsageError(f"{path} is a folder; name a file in it, such as {path / 'mine.toml'}")
-    if path.suffix != ".toml":
-        raise UsageError(f"{path}: a prompt set is written as .toml; name it {path.with_suffix('.toml')}")
+    path = check_new(path)
     first = PromptSet("", ("一张{类别}的照片",), "zh") if start is None else load_prompts(start)
     write_new(path, replace(first, name=path.stem), _HEADER, _FOOTER)
+    return path
+
+
+def check_new(path: Path) -> Path:
+    """The path of a set that is to be written, with a missing suffix added.
+
+    Raises:
+        UsageError: the file exists or is of another kind.
+    """
+    if not path.name:
+        raise UsageError(f"{path} is a folder; name a file in it, such as {path / 'mine.toml'}")
+    if not path.suffix:
+        path = path.with_name(f"{path.name}.toml")
+    if path.suffix != ".toml":
+        raise UsageError(f"{path}: a prompt set is written as .toml; name it {path.with_suffix('.toml')}")
+    if os.path.lexists(path):
+        raise UsageError(f"{path} exists and stays as it is: name another file, or move it away")
     return path
 
 

@@ -532,7 +532,8 @@ def test_margin_and_background(fake: Install, imgs: Path, clipcls: Terminal) -> 
     assert [row["status"] for row in clipcls.rows(*words, "--margin", "0.6")] == ["ok", *["uncertain"] * 3]
     rows = clipcls.rows(*words, "--background", "blue，wall", "--background", "sea", "--all-scores")
     assert [row["status"] for row in rows] == ["ok", "ok", rows[2]["status"], "uncertain"]
-    assert list(rows[0])[5:] == ["probability:red", "probability:green", "cosine:red", "cosine:green", "error"]
+    assert (rows[-1]["label"], list(rows[0])[3]) == ("", "best") and rows[-1]["best"] in ("red", "green")
+    assert list(rows[0])[6:] == ["probability:red", "probability:green", "cosine:red", "cosine:green", "error"]
 
 
 def test_several_labels_in_one_row(fake: Install, imgs: Path, clipcls: Terminal) -> None:
@@ -572,7 +573,7 @@ def test_excel_runs_neither_groups_nor_unknown_labels(fake: Install, imgs: Path,
 FLAGS = {
     "threshold": ["--threshold", "0.7"],
     "margin": ["--margin", "0.1"],
-    "unknown label": ["--unknown-label", "other"],
+    "unknown label": ["--unknown-label", "other", "--threshold", "0.01"],
     "synonyms": ["--synonyms", "max"],
     "background": ["--background", "sky"],
     "multi label": ["--multi-label"],
@@ -694,3 +695,28 @@ def test_labels_that_are_read_alike_are_reported_in_one_line(fake: Install, imgs
     fake(Cleaning())
     clipcls("classify", imgs, "--labels", "C++,c,red", "--model", "fake/one")
     assert "warning: fake/one reads 'C++' and 'c' alike and cannot tell them apart" in clipcls.err
+
+
+def test_a_blank_background_is_none(fake: Install, imgs: Path, clipcls: Terminal) -> None:
+    fake()
+    assert clipcls("classify", imgs, "-l", "red,blue", "--background", "") == clipcls(
+        "classify", imgs, "-l", "red,blue"
+    )
+
+
+def test_an_unknown_label_without_anything_to_be_unsure_by(fake: Install, imgs: Path, clipcls: Terminal) -> None:
+    clipcls("classify", imgs, "-l", "red,blue", "--unknown-label", "other", code=2)
+    assert "--unknown-label needs something to be unsure by" in clipcls.err
+
+
+@pytest.mark.parametrize("flags", [["--groups"], ["--multi-label", "--margin", "0.1"]])
+def test_what_cannot_be_answered_is_refused_before_anything_is_written(
+    fake: Install, imgs: Path, clipcls: Terminal, flags: list[str]
+) -> None:
+    fake()
+    assert clipcls("classify", imgs, "-l", "red,blue", *flags, code=2) == ""
+
+
+def test_a_rule_that_makes_no_sense_is_an_error_at_once() -> None:
+    with Classifier.load("starter", cache=False) as classifier, pytest.raises(UsageError, match="top-k must be 1"):
+        classifier.zero_shot("cat,dog").classify(["a.jpg"], top_k=0)

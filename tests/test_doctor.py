@@ -55,6 +55,8 @@ def test_a_model_that_does_not_work_is_exit_code_4(clipcls: Terminal, monkeypatc
 
 
 def test_a_silent_hub_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "was not asked: HF_HUB_OFFLINE is set" in doctor._reach_hub()
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr(doctor, "_HUB_SECONDS", 0.2)
     monkeypatch.setattr(doctor, "_ask", lambda endpoint, answer: time.sleep(1))
     with pytest.raises(Exception, match=r"cannot be reached: no answer within 0.2 s; a mirror"):

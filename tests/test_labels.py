@@ -190,8 +190,8 @@ FORMS = {
         - name: ant
           id: 7
     """,
-    "zoo.csv": "id,Name ,synonyms,display,description,templates,group,weight\n"
-    "n1,大象,象|elephant,象 (大),eats leaves,一头{} | big ears,animals,6000\n\n7,ant\n",
+    "zoo.csv": "id,Name ,synonyms,display,description,templates,group\n"
+    "n1,大象,象|elephant,象 (大),eats leaves,一头{} | big ears,animals\n\n7,ant\n",
 }
 
 
@@ -210,7 +210,10 @@ def test_every_form_holds_every_field(tmp_path: Path, name: str) -> None:
     [
         ("a.txt", "大象|象\n\n# none\nC#, 3|C\n"),
         ("a", "大象|象\nC#, 3|C"),
-        ("a.csv", '大象|象,x\n\n"C#, 3|C"\n'),
+        ("a.csv", '大象|象\n\n"C#, 3|C"\n'),
+        ("a.csv", "name;synonyms\n大象;象\nC#, 3;C\n"),
+        ("a.csv", "name\tsynonyms\n大象\t象\nC#, 3\tC\n"),
+        ("a.json", '[{"name": "大象|象"}, {"name": "C#, 3", "synonyms": ["C"]}]'),
         ("a.csv", 'name\n大象|象\n"C#, 3|C"\n'),
         ("a.csv", 'name,synonyms\n大象,象\n"C#, 3",C\n'),
         ("a.toml", 'labels = ["大象|象", "C#, 3|C"]'),
@@ -225,8 +228,12 @@ def test_labels_with_synonyms(tmp_path: Path, name: str, content: str, encoding:
     assert found == LabelSet("a", (Label("大象", synonyms=("象",)), Label("C#, 3", synonyms=("C",))))
 
 
-def test_a_table_may_hold_a_name_with_a_bar(tmp_path: Path) -> None:
-    assert read_labels(write(tmp_path, "a.json", '[{"name": "a|b"}]')).labels == (Label("a|b"),)
+def test_a_list_on_one_line_of_a_text_file_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        read_labels(write(tmp_path, "a.txt", "猫, 咖啡、火箭\n"))
+        read_labels(write(tmp_path, "b.txt", "polar bear, big\ncat\n"))
+    (message,) = caplog.messages
+    assert "a.txt holds one label, '猫, 咖啡、火箭': each label needs a line of its own" in message
 
 
 @pytest.mark.parametrize(
@@ -236,6 +243,8 @@ def test_a_table_may_hold_a_name_with_a_bar(tmp_path: Path) -> None:
         ("a.toml", "names = ['a']", "it needs a list of labels"),
         ("a.toml", "labels = [2020-01-01]", "a label is a string, or a table with a name, and not of type date"),
         ("a.toml", "[[labels]]\nid = 'x'", "a label has no name"),
+        ("a.csv", "name,synonym\na,b", "line 2: the label 'a': unknown field 'synonym'; known are name"),
+        ("a.csv", "名称,同义词\n猫,小猫", "line 1: several columns, and no header with name"),
         ("a.toml", "[[labels]]\nname = ' '", "a label has no name"),
         ("a.toml", "name = 3\nlabels = ['a']", "name must be a string"),
         ("a.json", "{}", "it needs a list of labels"),
@@ -293,11 +302,14 @@ def test_any_bytes_are_labels_or_an_error(
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters="|"), min_size=1)
+
+
 @settings(deadline=None)
 @given(
     st.builds(
         Label,
-        TEXTS.filter(str.strip),
+        NAMES,
         st.none() | TEXTS,
         st.lists(TEXTS.filter(str.strip)).map(tuple),
         st.none() | TEXTS,

@@ -13,6 +13,8 @@ import pytest
 from conftest import ROOT, Terminal
 from fakes import FakeDoor
 
+from clipcls.labelfiles import load_labels
+from clipcls.labels import label_set
 from clipcls.library import set_names
 from clipcls.promptfiles import load_prompts
 
@@ -289,16 +291,21 @@ def test_labels_list_shows_which_set_wins(here: Path, user: Path, clipcls: Termi
 
 def test_labels_show_has_only_columns_that_say_something(here: Path, clipcls: Terminal) -> None:
     Path("a.txt").write_text("cat\ndog\ncat\n")
-    assert clipcls("labels", "show", "a.txt") == "label\ncat\ndog\n"
+    assert clipcls("labels", "show", "a.txt") == "name\ncat\ndog\n"
     assert "dropped labels given more than once: cat" in clipcls.err
+
+
+def test_what_labels_show_prints_is_a_file_of_the_same_labels(here: Path, clipcls: Terminal) -> None:
     Path("a.toml").write_text(
         '[[labels]]\nname = "大象"\nsynonyms = ["象", "elephant"]\ntemplates = ["a", "b"]\n'
         '[[labels]]\nname = "crane"\nid = "b"\ngroup = "birds"\ndisplay = "鹤"',
         "utf-8",
     )
-    assert clipcls("labels", "show", "a.toml") == (
-        "label,name,synonyms,group,own templates\n大象,大象,象|elephant,,2\n鹤 [b],crane,,birds,\n"
-    )
+    shown = clipcls("labels", "show", "a.toml")
+    assert shown == "name,id,synonyms,display,templates,group\n大象,,象|elephant,,a|b,\ncrane,b,,鹤,,birds\n"
+    for name in ("a.toml", "cifar-10-zh", "imagenet-1k-zh"):
+        Path("b.csv").write_text(clipcls("labels", "show", name), "utf-8")
+        assert load_labels("b.csv").labels == label_set(load_labels(name).labels)
 
 
 @pytest.mark.parametrize("command", ["show", "check"])
@@ -306,7 +313,7 @@ def test_labels_show_has_only_columns_that_say_something(here: Path, clipcls: Te
     ("name", "content", "message"),
     [
         ("nothing", None, "no label set and no file named 'nothing'"),
-        ("a.txt", b"# none", "no labels given"),
+        ("a.txt", b"# none", "a.txt: no labels in it"),
         ("a.txt", b"a\0", "a.txt: a binary file, not text; name a text file of labels"),
         ("a.csv", b'name\n"a', "a.csv, line 2: not valid CSV"),
         (

@@ -408,7 +408,7 @@ def test_a_table_of_uncertain_images() -> None:
     assert [line.split()[:3] for line in lines[1:]] == [["a.jpg", "大象", "50.00%"], ["b.jpg", "?大象", "50.00%"]]
     assert lines[1].index("大象") == lines[2].index("大象")
     named = table([answered("b.jpg", ())], Layout(LABELS, unknown_label="none of these")).splitlines()
-    assert named[1].split()[:5] == ["b.jpg", "none", "of", "these", "50.00%"]
+    assert named[1].split()[:6] == ["b.jpg", "none", "of", "these", "(大象)", "50.00%"]
     dim = table([answered("b.jpg", ())], Layout(LABELS), color=True)
     assert "\x1b[2m大象" in dim and "\x1b[1m大象" in table([answered("a", ("大象",))], Layout(LABELS), color=True)
 

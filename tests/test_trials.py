@@ -297,7 +297,7 @@ def test_compare_in_a_terminal(fake: Install, folder: Path, clipcls: Terminal) -
     good, bad = clipcls.rows("prompts", "compare", folder, "-p", "a {}", "-p", "a {} on green")
     assert (good["prompts"], good["templates"], good["top-1"]) == ("a {}", "1", "100.0%")
     assert bad["top-1"] == "66.7%" and bad["mean recall"] == "66.7%"
-    assert bad["top-1 over a {}"].startswith("-33.3 [") and bad[""] == "worse"
+    assert bad["top-1 over a {}"] == "-33.3" and bad["95% interval"] == "-33.3 to -33.3" and bad["verdict"] == "worse"
     assert "3 labels; 18 images, 0 failed" in clipcls.err
     texts, batches = len(door.encoder.texts), len(door.encoder.image_batches)
     clipcls("prompts", "compare", folder, "-p", "a {}", "-p", "the {}")
@@ -361,3 +361,54 @@ def test_labels_of_a_file_are_the_ones_that_compete(fake: Install, folder: Path,
     )
     rows = clipcls.rows("prompts", "compare", folder, "-p", "a {}", "-p", "{}", "--labels-file", "labels.toml")
     assert [row["top-1"] for row in rows] == ["100.0%", "100.0%"]
+
+
+def test_an_image_that_cannot_be_read_is_told_by_the_exit_code(fake: Install, folder: Path, clipcls: Terminal) -> None:
+    fake()
+    for at in range(5):
+        (folder / "red" / f"broken{at}.jpg").write_bytes(b"")
+    rows = clipcls.rows("prompts", "compare", folder, "-p", "a {}", "-p", "{}", code=3)
+    assert len(rows) == 2 and clipcls.err.count("left out:") == 3 and "and 2 more" in clipcls.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("compare", "-p", "a {}", "-p", "nonsense"), "no prompt set named 'nonsense'"),
+        (("rank", "-p", "plain"), "fewer than two templates"),
+        (("tune", "-p", "plain"), "fewer than two templates"),
+        (("tune", "-p", "zh", "--out", "best.txt"), "best.txt: a prompt set is written as .toml; name it best.toml"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_images_are_read(
+    fake: Install, folder: Path, clipcls: Terminal, words: tuple[str, ...], message: str
+) -> None:
+    door = fake()
+    clipcls("prompts", words[0], folder, *words[1:], code=2)
+    assert message in clipcls.err and not door.loads
+
+
+def test_rivals_go_by_the_names_that_they_were_given(fake: Install, folder: Path, clipcls: Terminal) -> None:
+    fake()
+    for name in ("one.toml", "two.toml"):
+        Path(name).write_text('name = "mine"\ntemplates = ["a {}"]\n')
+    rows = clipcls.rows("prompts", "compare", folder, "-p", "one.toml", "-p", "two.toml")
+    assert [row["prompts"] for row in rows] == ["one.toml", "two.toml"] and "top-1 over one.toml" in rows[0]
+
+
+def test_confuse_and_rank_take_the_prompts_of_the_settings(
+    fake: Install, folder: Path, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake()
+    Path("clipcls.toml").write_text('prompts = ["{} on green", "a {}"]\n')
+    assert clipcls.rows("prompts", "rank", folder)[0]["template"] == "all 2 together"
+    monkeypatch.setenv("CLIPCLS_PROMPTS", "nonsense")
+    clipcls("prompts", "confuse", folder, code=2)
+
+
+def test_folders_whose_names_differ_only_in_spaces(here: Path) -> None:
+    for name in ("big  cat", "ice_cream", "ice cream", "tree_frog"):
+        (here / "all" / name).mkdir(parents=True)
+    labels = LabelledFolder("all").labels
+    assert [label.name for label in labels] == ["big cat", "ice cream", "ice_cream", "tree frog"]
+    assert [label.column for label in labels] == ["big cat", "ice cream", "ice_cream", "tree_frog"]

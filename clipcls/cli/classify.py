@@ -147,6 +147,8 @@ def classify(
     wanted = given_labels(labels, labels_file)
     layout = _Layout(_format(format, output, excel), top_k, all_scores, excel, unknown_label)
     rule = _Rule(threshold, margin, groups)
+    if unknown_label and not (threshold or margin or background or multi_label):
+        raise UsageError("--unknown-label needs something to be unsure by: --threshold, --margin or --background")
     check_output(output, overwrite=overwrite, resume=resume)
     selection: dict[str, Any] = {
         "recursive": recursive,
@@ -167,6 +169,7 @@ def classify(
                 multi_label=multi_label,
                 strict_language=strict_language,
             )
+        head.answer(top_k=top_k, all_scores=all_scores, **rule._asdict())  # refuses before anything is written
         if classifier.is_starter and not quiet:
             say(STARTER_NOTICE)
         run = _run_info(head, classifier.info, layout, rule, paths, selection, with_versions=output is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 from typing import Annotated
 
@@ -30,19 +31,16 @@ def list_(debug: Debug = False) -> None:
 @app.command()
 def show(wanted: Wanted, debug: Debug = False) -> None:
     """Show the labels of a set with all that is known of each."""
-    from clipcls.labelfiles import load_labels
-    from clipcls.labels import label_set
+    from clipcls.labelfiles import FIELDS, load_labels
+    from clipcls.labels import SYNONYM, label_set
 
-    labels = label_set(load_labels(wanted).labels)
     rows = [
-        (each.column, each.name, "|".join(each.synonyms), each.group, each.description, str(len(each.templates) or ""))
-        for each in labels
+        [value if isinstance(value, str) else SYNONYM.join(value or ()) for value in astuple(label)]
+        for label in label_set(load_labels(wanted).labels)
     ]
-    names = ("label", "name", "synonyms", "group", "description", "own templates")
-    used = [at for at in range(len(names)) if at == 0 or any(row[at] for row in rows)]
-    if all(row[0] == row[1] for row in rows):
-        used.remove(1)
-    show_table([Column(names[at]) for at in used], [[row[at] for at in used] for row in rows])
+    used = [at for at in range(len(FIELDS)) if any(row[at] for row in rows)]
+    # In a pipe this is a file of labels that reads back equal.
+    show_table([Column(FIELDS[at]) for at in used], [[row[at] for at in used] for row in rows])
 
 
 @app.command()
@@ -57,4 +55,4 @@ def check(wanted: Wanted, model: Model = None, debug: Debug = False) -> None:
         say(f"warning: {name!r} stands for {' and '.join(owners)}")
     with open_classifier(Settings.load({"model": model}), cache=True) as classifier:
         classifier.zero_shot(labels, "plain")  # warns of all else
-    say(f"{len(labels)} labels")
+    say(f"{len(labels)} label{'s' * (len(labels) != 1)}")

@@ -81,8 +81,9 @@ def path(
     from clipcls.promptfiles import find_prompts
 
     found = [find_prompts(name)[0]] if name else [folder for _, folder in folders("prompts")]
-    for each in found:
-        typer.echo(each.absolute())
+    with quiet_pipe():
+        for each in found:
+            typer.echo(each.absolute())
 
 
 @app.command()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,12 +15,13 @@ from clipcls.cli.common import Debug, Device, LabelsFile, Model, given_labels, o
 from clipcls.cli.progress import Tally, progress_bar
 from clipcls.cli.tables import Column, show_table
 from clipcls.cli.transfers import download_bar
-from clipcls.errors import UsageError
+from clipcls.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from clipcls.classifier import Classifier
     from clipcls.labelled import LabelledImages
-    from clipcls.measures import Difference, Figures, Interval
+    from clipcls.measures import Difference, Figures
+    from clipcls.prompts import PromptSet
     from clipcls.tuning import Tuned
 
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder that holds one folder a label.")]
@@ -32,7 +32,10 @@ OneSet = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
 Cache = Annotated[bool, typer.Option(help="Keep embeddings for the next run.")]
 
+_SHOWN = 3
+"""Failures, and images of a pair, that are told by name."""
 _FIGURES = (Column("top-1", right=True), Column("mean recall", right=True))
+_VERDICT = (Column("95% interval"), Column("verdict"))
 
 
 def register(app: typer.Typer) -> None:
@@ -57,11 +60,12 @@ def compare(
 
     clipcls prompts compare DIR --prompts zh --prompts mine.toml
     """
+    from clipcls.promptfiles import load_prompts
     from clipcls.trials import compare
 
-    rivals = prompts or []
-    if len(rivals) < 2:
+    if len(prompts or ()) < 2:
         raise UsageError("compare needs two rivals: give --prompts twice or more")
+    rivals = [replace(load_prompts(each), name=each) for each in prompts or ()]
     with _labelled(folder, labels_file, model, device, cache) as (classifier, images):
         tried = compare(classifier, images, rivals)
     if json_:
@@ -69,8 +73,9 @@ def compare(
         _print_json(images, sets=[{key: each[key] for key in each if key != "correct"} for each in found])
         return
     rows = [(each.name, str(each.templates), *_shown(each.figures), *_compared(each.difference)) for each in tried]
-    against = f"top-1 over {tried[0].name}"
-    show_table((Column("prompts"), Column("templates", right=True), *_FIGURES, Column(against), Column("")), rows)
+    compared = (Column(f"top-1 over {tried[0].name}", right=True), *_VERDICT)
+    show_table((Column("prompts"), Column("templates", right=True), *_FIGURES, *compared), rows)
+    _end(images)
 
 
 def rank(
@@ -84,18 +89,18 @@ def rank(
     debug: Debug = False,
 ) -> None:
     """Rank the templates of a set: each one alone, and what leaving it out of the ensemble costs."""
-    from clipcls.promptfiles import load_prompts
     from clipcls.trials import rank
 
-    prompt_set = load_prompts(_needed(prompts))
+    prompt_set = _pool(prompts)
     with _labelled(folder, labels_file, model, device, cache) as (classifier, images):
         whole, ranked = rank(classifier, images, prompt_set)
     if json_:
         _print_json(images, whole=asdict(whole.figures), templates=[asdict(row) for row in ranked])
         return
-    rows = [(f"all {whole.templates} together", *_shown(whole.figures), "", "")]
+    rows = [(f"all {whole.templates} together", *_shown(whole.figures), "", "", "")]
     rows += [(row.template, *_shown(row.alone), *_compared(row.cost, "costs", "helps")) for row in ranked]
-    show_table((Column("template"), *_FIGURES, Column("leaving it out costs"), Column("")), rows)
+    show_table((Column("template"), *_FIGURES, Column("leaving it out costs", right=True), *_VERDICT), rows)
+    _end(images)
 
 
 def tune(
@@ -112,23 +117,23 @@ def tune(
     debug: Debug = False,
 ) -> None:
     """Choose the templates that work best on your images, and measure that on images that had no part in it."""
-    from clipcls.promptfiles import load_prompts, write_new
+    from clipcls.promptfiles import check_new, write_new
     from clipcls.tuning import tune, tuned_set
 
-    pool = load_prompts(_needed(prompts))
-    if out is not None and os.path.lexists(out):
-        raise UsageError(f"{out} exists and stays as it is: name another file, or move it away")
+    pool = _pool(prompts)
+    if out is not None:
+        out = check_new(out)
     with _labelled(folder, labels_file, model, device, cache) as (classifier, images):
         spec = classifier.info.spec
         result = tune(classifier, images, pool, folds=folds, seed=seed)
-    if out is not None:
-        write_new(out, *tuned_set(result, pool, out.stem, f"{len(images.paths)} images of {folder}, model {spec}"))
     if json_:
         _print_json(images, **asdict(result))
     else:
         _tell_tuned(result, len(pool.templates))
     if out is not None:
+        write_new(out, *tuned_set(result, pool, out.stem, f"{len(images.paths)} images of {folder}, model {spec}"))
         say(f"wrote {out}")
+    _end(images)
 
 
 def confuse(
@@ -143,10 +148,11 @@ def confuse(
     debug: Debug = False,
 ) -> None:
     """Show which labels are taken for each other, how close their prompts are, and on which images."""
+    from clipcls.settings import Settings
     from clipcls.trials import confuse
 
     with _labelled(folder, labels_file, model, device, cache) as (classifier, images):
-        pairs = confuse(classifier, images, prompts)[:top]
+        pairs = confuse(classifier, images, prompts or Settings.load().prompts or None)[:top]
     if json_:
         _print_json(images, pairs=[asdict(pair) for pair in pairs])
         return
@@ -164,6 +170,7 @@ def confuse(
     ]
     names = ("first", "second", "first taken for second", "second for first")
     show_table((*map(Column, names), Column("cosine", right=True), Column("images")), rows)
+    _end(images)
 
 
 @contextmanager
@@ -184,40 +191,54 @@ def _labelled(
         with progress_bar(tally, found.count, hidden=False):
             images = classifier.labelled(found, tally.over)
         say(f"{len(set(images.truth.tolist()))} labels; {tally.line()}")
-        for failure in images.failures[:3]:
+        for failure in images.failures[:_SHOWN]:
             say(f"left out: {failure.path}: {failure.error}")
+        if len(images.failures) > _SHOWN:
+            say(f"and {len(images.failures) - _SHOWN} more")
         yield classifier, images
 
 
-def _needed(prompts: list[str] | None) -> list[str]:
-    if not prompts:
+def _pool(prompts: list[str] | None) -> PromptSet:
+    """The templates to choose among: those asked for, or else those of the settings."""
+    from clipcls.promptfiles import load_prompts
+    from clipcls.settings import Settings
+
+    wanted = prompts or Settings.load().prompts
+    if not wanted:
         raise UsageError("name the prompt set with --prompts, such as --prompts zh")
-    return prompts
+    found = load_prompts(wanted)
+    if len(found.templates) < 2:
+        raise UsageError(f"{found.name} has fewer than two templates for any label, so there is nothing to choose")
+    return found
+
+
+def _end(images: LabelledImages) -> None:
+    """Tell by the exit code that some images could not be read."""
+    if images.failures:
+        raise typer.Exit(InputError.exit_code)
 
 
 def _shown(figures: Figures) -> tuple[str, str]:
     return f"{figures.top1:.1%}", f"{figures.recall:.1%}"
 
 
-def _compared(difference: Difference | None, worse: str = "worse", better: str = "better") -> tuple[str, str]:
-    """A difference in top-1 with its interval, and what to make of it."""
+def _compared(difference: Difference | None, worse: str = "worse", better: str = "better") -> tuple[str, str, str]:
+    """A difference in top-1 in points, its interval, and what to make of it."""
     if difference is None:
-        return "", ""
-    top1 = difference.top1
-    return _points(top1), (better if top1.value > 0 else worse) if top1.real else "within noise"
-
-
-def _points(interval: Interval) -> str:
-    return f"{100 * interval.value:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
+        return "", "", ""
+    value, low, high = (f"{100 * each:+.1f}" for each in astuple(difference.top1))
+    verdict = better if difference.top1.value > 0 else worse
+    return value, f"{low} to {high}", verdict if difference.top1.real else "within noise"
 
 
 def _tell_tuned(result: Tuned, pool: int) -> None:
     rows = [
-        (f"chosen, {_range(result.sizes)} of {pool} templates", *_shown(result.chosen), "", ""),
+        (f"chosen, {_range(result.sizes)} of {pool} templates", *_shown(result.chosen), "", "", ""),
         (f"all {pool} together", *_shown(result.whole), *_compared(result.over_whole)),
         ("plain", *_shown(result.plain), *_compared(result.over_plain)),
     ]
-    show_table((Column("prompts"), *_FIGURES, Column("the choice over it, top-1"), Column("")), rows)
+    compared = (Column("the choice over it", right=True), *_VERDICT)
+    show_table((Column("prompts"), *_FIGURES, *compared), rows)
     say(result.verdict)
     for template in result.templates:
         say(f"  {template}")
@@ -228,7 +249,7 @@ def _range(sizes: tuple[int, ...]) -> str:
 
 
 def _some(paths: tuple[str, ...]) -> str:
-    return " ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    return " ".join(paths[:_SHOWN]) + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")
 
 
 def _print_json(images: LabelledImages, **found: Any) -> None:

@@ -35,8 +35,8 @@ def load_encoder(
     ask torch whether there is one takes longer than many an answer.
 
     Args:
-        model: ``starter``, ``ARCH/TAG``, ``hf-hub:org/repo``, ``local-dir:FOLDER``, a folder, or ``hf:`` and
-            a hub repository or folder for transformers.
+        model: an alias or the name of an imported model, ``ARCH/TAG``, ``hf-hub:org/repo``, ``local-dir:FOLDER``,
+            a folder, or ``hf:`` and a hub repository or folder for transformers.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32, bf16, fp16 or int8.
         digest: the SHA-256 of a file in hex; the caller may remember it.

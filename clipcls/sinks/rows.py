@@ -38,6 +38,8 @@ class Layout:
     """Whether an image can have several labels as its answer."""
     groups: bool = False
     """Whether the best group is listed."""
+    best: bool = False
+    """Whether the answer can be another than the best label, which is then listed beside it."""
 
     @property
     def ranks(self) -> int:
@@ -93,6 +95,8 @@ class CsvRows:
         for rank in range(1, layout.ranks + 1):
             end = "" if rank == 1 else f"_{rank}"
             names += [f"label{end}", f"probability{end}", f"cosine{end}"]
+        if layout.best:
+            names.insert(names.index("probability"), "best")
         if layout.groups:
             names += ["group", "group_probability"]
         if layout.all_scores:
@@ -116,7 +120,8 @@ class CsvRows:
         cells: list[str] = []
         for place, score in enumerate(record.ranked[: self._layout.ranks]):
             label = score.label if place else self._layout.answer(record)
-            cells += [self._text(label), _number(score.probability), _number(score.cosine)]
+            best = [self._text(score.label)] if self._layout.best and not place else []
+            cells += [self._text(label), *best, _number(score.probability), _number(score.cosine)]
         if self._layout.groups and record.group:
             cells += [self._text(record.group.name), _number(record.group.probability)]
         if self._layout.all_scores:

@@ -104,6 +104,7 @@ class RunInfo:
             self.unknown_label,
             self.multi_label,
             bool(self.groups),
+            best=bool(self.threshold or self.margin or self.background or self.multi_label),
         )
 
 

@@ -28,7 +28,9 @@ class TableSink(ResultSink):
     def __init__(self, console: Console, layout: Layout) -> None:
         self._console = console
         self._layout = layout
-        names = max(cell_len(printable(name)) for name in (*layout.columns, layout.unknown_label))
+        names = max(cell_len(printable(name)) for name in layout.columns)
+        if layout.unknown_label:
+            names += cell_len(printable(f"{layout.unknown_label} ()"))
         if layout.multi_label:
             names = console.width
         self._label = max(len("label"), min(names, console.width // 4))
@@ -50,6 +52,8 @@ class TableSink(ResultSink):
             for place, score in enumerate(self._listed(record.ranked, record.all_scores)):
                 text.append("\n" if place else "").append(" " * self._path if place else path)
                 answer = score.label if place else self._layout.answer(record)
+                if answer and record.uncertain and not place:
+                    answer += f" ({score.label})"
                 style = "" if place else "dim" if record.uncertain else "bold"
                 text.append(_GAP if answer else _GUESS).append(_fit(answer or score.label, self._label), style)
                 text.append(f"{_GAP}{score.probability:>{_PROBABILITY}.2%}{_GAP}{_cosine(score)}")
