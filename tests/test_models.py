@@ -17,8 +17,9 @@ import pytest
 from conftest import ROOT, Terminal
 from huggingface_hub import constants
 
+from clipcls.agreement import Agreement
 from clipcls.encoders.catalogue import CATALOGUE, FIGURES, entries, find, recommended
-from clipcls.encoders.ondisk import on_disk, parts
+from clipcls.encoders.ondisk import _tags, on_disk, parts
 from clipcls.encoders.spec import STARTER_FOLDER, parse_spec
 from clipcls.errors import ModelError, OutputError, UsageError
 from clipcls.settings import Settings, save_model
@@ -167,6 +168,9 @@ def test_models_for_transformers(here: Path) -> None:
     (folder / "config.json").write_text("{}")
     with pytest.raises(ModelError, match=r"holds no open_clip_config.json, nor config.json and preprocessor_config"):
         parse_spec("./saved")
+    with pytest.raises(ModelError, match=r"must hold config.json and preprocessor_config.json$"):
+        parse_spec("hf:./saved")
+    (folder / "processor_config.json").write_text("{}")
     assert parse_spec("hf:./saved").target == str(folder)  # said outright
     (folder / "preprocessor_config.json").write_text("{}")
     for name in ("./saved", "saved", "hf:./saved", f"hf:{folder}", str(folder), "local-dir:saved"):
@@ -186,7 +190,8 @@ def test_models_for_transformers(here: Path) -> None:
         ("hf:", "written hf:ORGANISATION/REPOSITORY"),
         ("hf:one", "written hf:ORGANISATION/REPOSITORY"),
         ("hf:a/", "written hf:ORGANISATION/REPOSITORY"),
-        ("hf:./nowhere", "it does not exist"),
+        ("hf:./nowhere", "it does not exist; check the path, or see clipcls models list"),
+        ("./nowhere", "it does not exist; check the path, or see clipcls models list"),
         ("hf-hub:a/b/c", "written hf-hub:ORGANISATION/REPOSITORY"),
         ("~nobody-here-at-all/x", "no model folder"),
     ],
@@ -336,8 +341,58 @@ def test_info_of_what_is_not_listed(clipcls: Terminal, hub: Path, here: Path) ->
     assert "did you mean siglip2-b32" in clipcls.err
     clipcls("models", "info", "ViT-B-32/nothing", code=4)
     assert "open_clip knows no weights 'nothing' of ViT-B-32" in clipcls.err
+    assert "known are openai, " in clipcls.err and " more" in clipcls.err and len(clipcls.err) < 200
+    clipcls("models", "info", "ViT-B-32/opneai", code=4)
+    assert "did you mean openai?" in clipcls.err
+    clipcls("models", "info", "ViT-B32/openai", code=4)
+    assert "did you mean ViT-B-32" in clipcls.err
     clipcls("models", "info", "org/repo", code=4)
     assert "write hf-hub:org/repo" in clipcls.err
+
+
+def test_info_measures_a_precision(clipcls: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def measure(model: str, precision: str, device: str) -> Agreement:
+        asked.append((model, precision, device))
+        return Agreement(precision, 0.99, 0.98)
+
+    monkeypatch.setattr("clipcls.agreement.agreement", measure)
+    found = json.loads(clipcls("models", "info", "starter", "--json", "--precision", "int8"))
+    assert found["measured"] == {"precision": "int8", "images": 0.99, "texts": 0.98}
+    told = clipcls("models", "info", "starter", "--precision", "int8", "--device", "cpu")
+    assert told.endswith("int8 against fp32: cosine of images at least 0.9900, of texts 0.9800\n")
+    assert asked == [("starter", "int8", "auto"), ("starter", "int8", "cpu")]
+    for words, message in (
+        (("--precision", "fp8"), "unknown precision 'fp8'"),
+        (("--precision", "int8", "--device", "tpu"), "unknown device 'tpu'"),
+        (("--device", "cpu"), "give --precision too"),
+    ):
+        assert clipcls("models", "info", "starter", *words, code=2) == "" and message in clipcls.err
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("source", ["", "what(", "_PRETRAINED = 1", "_PRETRAINED = {'a': {'b': {}}}", "for a in b: 1"])
+def test_an_open_clip_of_another_make_is_told_in_one_line(
+    clipcls: Terminal, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    (tmp_path / "constants.py").touch()
+    (tmp_path / "pretrained.py").write_text(source)
+    monkeypatch.setattr("clipcls.encoders.ondisk._open_clip", lambda: tmp_path)
+    _tags.cache_clear()
+    try:
+        clipcls("models", "info", "ViT-B-32/openai", code=4)
+    finally:
+        _tags.cache_clear()
+    (line,) = clipcls.err.splitlines()
+    assert "the installed open_clip 3." in line and "is not understood" in line and "pip install" in line
+
+
+def test_a_narrow_terminal_leaves_names_whole(clipcls: Terminal, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    words = clipcls("models", "list").split()
+    assert {entry.alias for entry in entries()} <= set(words)
 
 
 def test_path(clipcls: Terminal, hub: Path) -> None:

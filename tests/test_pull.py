@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from conftest import IMAGES, ROOT, Terminal
 from hub import Fault, Hub
+from huggingface_hub import constants
 from test_hub import WEIGHTS, files, save_architecture
 from tiny import CLIP, HF_TEXT, make_hf_model, make_model, make_models, write_tokenizer
 
@@ -281,7 +283,7 @@ def said(clipcls: Terminal, *words: str) -> None:
 
 def test_no_network(hub: Hub, clipcls: Terminal) -> None:
     clipcls("models", "pull", "hf-hub:tiny/big", "--endpoint", "http://127.0.0.1:1", code=4)
-    said(clipcls, "cannot download", "http://127.0.0.1:1", "HF_ENDPOINT", "models export", "--model starter")
+    said(clipcls, "cannot download", "http://127.0.0.1:1", "--endpoint or HF_ENDPOINT", "models export and import")
     clipcls("models", "pull", "hf-hub:tiny/big", "--endpoint", "hf-mirror.com", code=2)
     said(clipcls, "hf-mirror.com", "write it like https://")
     assert hub.requests == []
@@ -321,6 +323,106 @@ def test_a_cache_that_cannot_be_written(hub: Hub, clipcls: Terminal, tmp_path: P
     (tmp_path / "hub").write_text("a file")
     clipcls("models", "pull", "hf-hub:tiny/big", code=4)
     said(clipcls, "cannot write", str(tmp_path / "hub"), "HF_HOME")
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "http://no-such-host.invalid"])
+def test_a_hub_that_is_not_there_is_asked_once(
+    hub: Hub, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("clipcls.encoders.download.time.sleep", waits.append)
+    clipcls("models", "pull", "hf-hub:tiny/big", "--endpoint", endpoint, code=4)
+    said(clipcls, f"{endpoint} cannot be reached")
+    assert waits == []
+    monkeypatch.setattr("clipcls.encoders.download._answered", {endpoint})
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    assert len(waits) == 4  # it has answered before, and may again
+
+
+def test_each_note_of_a_commit_is_drafted_apart_and_no_fresh_draft_is_swept(hub: Hub, tmp_path: Path) -> None:
+    from clipcls.encoders.download import note_commit, sweep
+
+    home = tmp_path / "hub" / "models--tiny--big"
+    failed: list[Exception] = []
+
+    def note() -> None:
+        try:
+            for _ in range(200):
+                note_commit("tiny/big", "a" * 40)
+                sweep(home)
+        except Exception as exc:
+            failed.append(exc)
+
+    threads = [threading.Thread(target=note) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == [] and (home / "refs" / "main").read_text() == "a" * 40
+    assert in_cache(home) == ["refs/main"]
+    fresh, old = (home / "blobs" / f"main.{name}.clipcls-partial" for name in ("fresh", "old"))
+    for draft in (fresh, old):
+        draft.write_text("a")
+    os.utime(old, (0, 0))
+    sweep(home)
+    assert fresh.exists() and not old.exists()
+
+
+# Renewed.
+
+
+def test_a_model_is_renewed_when_it_is_asked_for(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    old = big(hub)
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    new = old | {CONFIG: json.dumps(CLIP | {"languages": ["en"]}).encode()}
+    hub.push("tiny/big", new)
+    hub.sent.clear()
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    assert hub.total == 0
+    for code, words in ((2, ("--offline",)), (4, ("--endpoint", "http://127.0.0.1:1"))):
+        before = sorted((str(path), path.lstat().st_mtime_ns) for path in (tmp_path / "hub").rglob("*"))
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE", "HF_HUB_OFFLINE"):
+                patch.setattr(f"huggingface_hub.constants.{name}", getattr(constants, name))
+            clipcls("models", "pull", "hf-hub:tiny/big", "--renew", *words, code=code)
+        said(clipcls, words[-1])
+        assert sorted((str(path), path.lstat().st_mtime_ns) for path in (tmp_path / "hub").rglob("*")) == before
+    clipcls("models", "pull", "hf-hub:tiny/big", "--renew")
+    assert [each.name for each in hub.sent] == [CONFIG]  # the weights are the same
+    folder = Path(clipcls("models", "path", "hf-hub:tiny/big").strip())
+    assert {name: (folder / name).read_bytes() for name in new} == new
+    clipcls("models", "pull", "hf-hub:tiny/big", "--renew")
+    assert len(hub.sent) == 1
+
+
+def test_all_repositories_of_a_model_are_renewed(
+    hub: Hub, clipcls: Terminal, tiny_models: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    def named(tower: str) -> dict[str, bytes]:
+        text_cfg = HF_TEXT["model_cfg"]["text_cfg"] | {"hf_model_name": tower, "hf_tokenizer_name": tower}
+        config = {"model_cfg": HF_TEXT["model_cfg"] | {"text_cfg": text_cfg}}
+        return {CONFIG: json.dumps(config).encode(), WEIGHTS: b"weights"}
+
+    words = files(tiny_models["hf"], "config.json", "tokenizer_config.json", "tokenizer.json")
+    for tower in ("tiny/words", "tiny/others"):
+        hub.push(tower, words)
+        hub.push("tiny/it", named(tower))
+        clipcls("models", "pull", "hf-hub:tiny/it", "--renew")
+    # A new version of a repository that only the new configuration names.
+    hub.push("tiny/it", named("tiny/words"))
+    hub.push("tiny/words", words | {"vocab.txt": b"new"})
+    clipcls("models", "pull", "hf-hub:tiny/it", "--renew")
+    assert (_commit("tiny/it"), _commit("tiny/words")) == (hub.repos["tiny/it"].main, hub.repos["tiny/words"].main)
+    # One that is gone stays.
+    hub.repos["tiny/words"].fault = Fault(404, "RepoNotFound")
+    clipcls("models", "pull", "hf-hub:tiny/it", "--renew")
+    assert "tiny/words stays as it is" in caplog.text
+
+
+def _commit(repo: str) -> str | None:
+    from clipcls.encoders.ondisk import commit_on_disk
+
+    return commit_on_disk(repo)
 
 
 # Mirrors, tokens, no network wanted.
@@ -496,7 +598,7 @@ def test_an_import_of_what_is_not_whole(
     clipcls("models", "export", str(tiny_models["siglip"]), tmp_path / "damaged")
     weights = tmp_path / "damaged" / WEIGHTS
     content = weights.read_bytes()
-    weights.unlink()  # a hard link
+    weights.unlink()
     reimport("damaged", WEIGHTS, "missing", "copy the folder again")
     weights.write_bytes(content[:-1])
     reimport("damaged", WEIGHTS, "damaged", "copy the folder again")
@@ -508,6 +610,9 @@ def test_an_import_of_what_is_not_whole(
     clipcls("models", "import", tmp_path / "lacking")
     (tmp_path / "empty").mkdir()
     reimport("empty", CONFIG)
+    for content, words in ((b"\xff\xfe", "SHA256SUMS cannot be read"), (b"\nwhat", "line 1: it is no line")):
+        (tmp_path / "damaged" / "SHA256SUMS").write_bytes(content)
+        reimport("damaged", words, "export")
     assert hub.requests == []
     assert [path.name for path in (tmp_path / "data/clipcls/models").iterdir()] == ["lacking"]
 
@@ -528,10 +633,111 @@ def test_an_export_never_overwrites_and_leaves_no_half_folder(
     def full_disk(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("clipcls.encoders.transfer._digest", full_disk)
-    clipcls("models", "export", model, tmp_path / "new", code=7)
-    assert "No space left" in clipcls.err
+    with monkeypatch.context() as patch:
+        patch.setattr("clipcls.encoders.transfer._digest", full_disk)
+        clipcls("models", "export", model, tmp_path / "new", code=7)
+    assert "No space left" in clipcls.err and "free some room" in clipcls.err
+    clipcls("models", "export", model, tmp_path / "file" / "new", code=7)
+    assert "Not a directory" in clipcls.err and "choose a place" in clipcls.err and "room" not in clipcls.err
     assert {path.name for path in tmp_path.iterdir()} == {"full", "file", "empty"}
+
+
+def test_an_export_goes_where_a_link_leads(
+    hub: Hub, tiny_models: dict[str, Path], tmp_path: Path, clipcls: Terminal
+) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    clipcls("models", "export", str(tiny_models["clip"]), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target" / WEIGHTS).is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"link", "target"}
+
+
+def test_an_export_is_nobody_elses(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    """Whoever writes to it changes neither the package nor the hub's cache; and what must go with a model does."""
+    from clipcls.encoders.spec import STARTER_FOLDER
+
+    clipcls("models", "export", "starter", tmp_path / "starter")
+    copied = {path.name: path for path in (tmp_path / "starter").iterdir()}
+    assert copied.keys() == {path.name for path in STARTER_FOLDER.iterdir()} | {"SHA256SUMS"}
+    for name in ("LICENSE-e5.txt", "README.md", "image.onnx", WEIGHTS, "tokenizer.json"):
+        assert copied[name].stat().st_nlink == 1 and not copied[name].is_symlink()
+        assert copied[name].read_bytes() == (STARTER_FOLDER / name).read_bytes()
+    big(hub)
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    clipcls("models", "export", "hf-hub:tiny/big", tmp_path / "big")
+    assert (tmp_path / "big" / WEIGHTS).stat().st_nlink == 1
+
+
+def test_the_languages_go_with_a_model(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    from clipcls.pipeline import load_encoder
+
+    clipcls("models", "export", "starter", tmp_path / "mine")
+    config = json.loads((tmp_path / "mine" / CONFIG).read_text())
+    assert config["languages"] == ["en", "zh"]
+    clipcls("models", "import", tmp_path / "mine")
+    (starter, _), (mine, _) = (load_encoder(name, device="cpu") for name in ("starter", "mine"))
+    assert mine.info.languages == ("en", "zh") and mine.info.fingerprint == starter.info.fingerprint
+    hub.push("tiny/clip", {CONFIG: json.dumps(CLIP | {"languages": ["en", "zh"]}).encode(), WEIGHTS: b"weights"})
+    assert located("hf-hub:tiny/clip") == ("en", "zh")
+    for wrong in ("en", [1], ["e" * 50], {"en": 1}, None, [["en"]], []):
+        (tmp_path / "mine" / CONFIG).write_text(json.dumps(config | {"languages": wrong}))
+        assert located(str(tmp_path / "mine")) == ()
+
+
+def located(model: str) -> tuple[str, ...]:
+    from clipcls.encoders.locate import locate
+    from clipcls.encoders.spec import parse_spec
+
+    return locate(parse_spec(model)).languages
+
+
+def test_imported_models_are_listed_used_and_removed(
+    hub: Hub, clipcls: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipcls.encoders.spec import imported_folder
+    from clipcls.settings import user_file
+
+    clipcls("models", "export", "starter", tmp_path / "mine")
+    clipcls("models", "import", tmp_path / "mine")
+    last = clipcls.rows("models", "list")[-1]
+    assert [last[name] for name in ("name", "languages", "licence", "on disk")] == ["mine", "en zh", "", "yes"]
+    listed = json.loads(clipcls("models", "list", "--json"))[-1]
+    assert (listed["alias"], listed["languages"], listed["on_disk"]) == ("mine", ["en", "zh"], "yes")
+    clipcls("models", "use", "mine")
+    assert user_file().read_text("utf-8") == 'model = "mine"\n' and "warning" not in clipcls.err
+
+    for name in ("starter", "other", str(tmp_path / "mine"), ".."):
+        clipcls("models", "remove", name, "--yes", code=2)
+        said(clipcls, f"{name!r} is not an imported model", "imported are: mine")
+    clipcls("models", "remove", "mine", code=2)
+    said(clipcls, "add --yes")
+    folder = imported_folder("mine")
+    assert folder
+    monkeypatch.setattr("sys.stdin", Answering("n\n"))
+    clipcls("models", "remove", "mine")
+    assert folder.is_dir()
+    monkeypatch.setattr("sys.stdin", Answering("y\n"))
+    clipcls("models", "remove", "mine")
+    assert not folder.exists() and f"deleted {folder}" in clipcls.err
+    assert clipcls.rows("models", "list")[-1]["name"] != "mine"
+
+
+class Answering(io.StringIO):
+    """Somebody at a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_sums_as_sha256sum_writes_them_in_binary(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    clipcls("models", "export", "starter", tmp_path / "mine")
+    sums = tmp_path / "mine" / "SHA256SUMS"
+    lines = [line.split("  ") for line in sums.read_text().splitlines()]
+    sums.write_text("".join(f"{digest.upper()} *{name}\n" for digest, name in lines))
+    clipcls("models", "import", tmp_path / "mine")
+    (tmp_path / "mine" / "README.md").write_text("changed")
+    clipcls("models", "import", tmp_path / "mine", "--name", "other", code=4)
+    said(clipcls, "README.md is damaged")
 
 
 def test_the_starter_is_exported_with_its_graphs(hub: Hub, tmp_path: Path, clipcls: Terminal) -> None:

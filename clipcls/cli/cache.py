@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipcls.cli.common import INTERRUPTED, Debug, quiet_pipe
-from clipcls.errors import UsageError
+from clipcls.cli.common import Debug, confirm_deleting, quiet_pipe
 
 if TYPE_CHECKING:
     from clipcls.store import Store
@@ -44,14 +42,7 @@ def clear(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
         known = store.info()
         what = f"{known.images:,} image and {known.texts:,} text embeddings ({_megabytes(known.bytes)})"
         if not yes:
-            if not sys.stdin.isatty():
-                raise UsageError("clear deletes the whole cache: add --yes where nobody can be asked")
-            try:
-                sure = typer.confirm(f"Delete {what}?", err=True)
-            except typer.Abort:
-                raise typer.Exit(INTERRUPTED) from None
-            if not sure:
-                raise typer.Exit
+            confirm_deleting(what)
         store.clear()
     typer.echo(f"deleted {what}")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipcls.errors import StoreError
+from clipcls.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from clipcls.classifier import Classifier
@@ -46,6 +46,18 @@ def say(line: str) -> None:
     # Not typer.echo: that goes to the stream that was there before the bar.
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
+
+
+def confirm_deleting(what: str) -> None:
+    """Ask before something is deleted; where the answer is no, or nobody can be asked, the command ends."""
+    if not sys.stdin.isatty():
+        raise UsageError(f"this deletes {what}: add --yes where nobody can be asked")
+    try:
+        sure = typer.confirm(f"Delete {what}?", err=True)
+    except typer.Abort:
+        raise typer.Exit(INTERRUPTED) from None
+    if not sure:
+        raise typer.Exit
 
 
 def given_labels(given: list[str] | None, file: str | None) -> list[str | Label]:

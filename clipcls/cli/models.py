@@ -17,14 +17,15 @@ import typer
 from clipcls.cli import transfers
 from clipcls.cli.common import Debug, Device, LabelsFile, given_labels, quiet_pipe, say
 from clipcls.cli.tables import Column, show_table
-from clipcls.errors import ModelError
+from clipcls.cli.transfers import Name
+from clipcls.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
+    from clipcls.agreement import Agreement
     from clipcls.encoders.catalogue import Entry
     from clipcls.encoders.spec import ModelSpec
 
 app = typer.Typer(no_args_is_help=True, help="Choose a model: what there is, what is known of it, what is on disk.")
-Name = Annotated[str, typer.Argument(help="An alias (clipcls models list), ARCH/TAG, hf-hub:ORG/REPO, or a folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
 
 _SHOWN = 3
@@ -34,14 +35,18 @@ _UNFREE = ("NC", "research")
 
 @app.command("list")
 def list_(json_: AsJson = False, debug: Debug = False) -> None:
-    """List the models that have a short name; any other model of open_clip or of a hub works by its full name."""
+    """List the models that have a short name, and those that were imported.
+
+    Any other model of open_clip or of a hub works by its full name.
+    """
     from clipcls.encoders.catalogue import entries
-    from clipcls.encoders.ondisk import on_disk, parts
+    from clipcls.encoders.ondisk import imported, on_disk, parts
     from clipcls.encoders.spec import parse_spec
 
-    there = {entry.alias: on_disk(parts(parse_spec(entry.alias))) for entry in entries()}
+    there = {entry: on_disk(parts(parse_spec(entry.alias))) for entry in entries()}
+    there |= dict.fromkeys(imported(), "yes")
     if json_:
-        _print_json([asdict(entry) | {"on_disk": there[entry.alias]} for entry in entries()])
+        _print_json([asdict(entry) | {"on_disk": found} for entry, found in there.items()])
         return
     columns = ("ImageNet", "Chinese", "Mparams", "GFLOPs", "MB")
     rows = [
@@ -49,13 +54,13 @@ def list_(json_: AsJson = False, debug: Debug = False) -> None:
             *(entry.alias, _languages(entry)),
             *(_percent(entry.imagenet), _percent(entry.chinese_retrieval)),
             *(_number(entry.image_params), _number(entry.image_gflops), _number(entry.download_mb)),
-            *(entry.licence, " ".join(_packages(entry)), there[entry.alias]),
+            *(entry.licence, " ".join(_packages(entry)), found),
         )
-        for entry in entries()
+        for entry, found in there.items()
     ]
     show_table(
         (
-            *(Column("name"), Column("languages")),
+            *(Column("name", whole=True), Column("languages")),
             *(Column(name, right=True) for name in columns),
             *(Column("licence"), Column("needs"), Column("on disk")),
         ),
@@ -81,15 +86,20 @@ def info(
     """Show all that is known of a model: facts and their sources, files on disk and where they lie."""
     from clipcls.encoders.ondisk import on_disk, parts
     from clipcls.encoders.spec import parse_spec
+    from clipcls.settings import Settings
     from clipcls.sinks.cells import printable
 
+    if device and not precision:
+        raise UsageError("--device says where to measure: give --precision too, or leave it out")
+    Settings(precision=precision or "auto", device=device or "auto")  # refuses what is unknown
     spec = parse_spec(name)
     files = parts(spec)
     entry = spec.entry
     if json_:
         facts = asdict(entry) if entry else {"alias": None, "spec": name}
         listed = [{"what": part.what, "place": part.place, "path": part.path and str(part.path)} for part in files]
-        _print_json(facts | {"on_disk": on_disk(files), "files": listed})
+        measured = {"measured": asdict(_measured(name, precision, device))} if precision else {}
+        _print_json(facts | {"on_disk": on_disk(files), "files": listed} | measured)
         return
     with quiet_pipe():
         for what, value in (*(_facts(entry) if entry else _unlisted(spec)), ("on disk", on_disk(files))):
@@ -98,14 +108,15 @@ def info(
             place = f"{part.path} ({part.size / 1e6:,.1f} MB)" if part.path else f"not on disk; it is in {part.place}"
             typer.echo(f"  {part.what}: {printable(place)}")
         if precision:
-            typer.echo(_measured(name, precision, device))
+            near = _measured(name, precision, device)
+            cosines = f"cosine of images at least {near.images:.4f}, of texts {near.texts:.4f}"
+            typer.echo(f"{near.precision} against fp32: {cosines}")
 
 
-def _measured(model: str, precision: str, device: str | None) -> str:
+def _measured(model: str, precision: str, device: str | None) -> Agreement:
     from clipcls.agreement import agreement
 
-    found = agreement(model, precision, device or "auto")
-    return f"{found.precision} against fp32: cosine of images at least {found.images:.4f}, of texts {found.texts:.4f}"
+    return agreement(model, precision, device or "auto")
 
 
 @app.command()
@@ -246,9 +257,11 @@ def _device(asked: str) -> str:
 
 def _from_anywhere(spec: ModelSpec) -> str:
     """A model's name as it means the same in every folder."""
+    from clipcls.encoders.spec import imported_folder
+
     if spec.is_starter:
         return "starter"
-    if not Path(spec.target).is_absolute():
+    if not Path(spec.target).is_absolute() or imported_folder(spec.given) == Path(spec.target):
         return spec.given
     return f"hf:{spec.target}" if spec.kind == "hf" else spec.target
 

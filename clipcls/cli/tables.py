@@ -6,7 +6,7 @@ import csv
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from clipcls.cli.common import quiet_pipe
 from clipcls.errors import UsageError
@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 
 class Column(NamedTuple):
-    """A column's heading, and on which side its cells are aligned."""
+    """A column's heading, and how its cells are set."""
 
     name: str
     right: bool = False
+    """On which side they are aligned."""
+    whole: bool = False
+    """Whether they stay on one line, such as names that are to be copied."""
 
 
 def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
@@ -37,7 +40,8 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None
 
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in columns:
-            table.add_column(column.name, justify="right" if column.right else "left", overflow="fold")
+            side: Literal["left", "right"] = "right" if column.right else "left"
+            table.add_column(column.name, justify=side, overflow="fold", no_wrap=column.whole)
         for row in rows:
             table.add_row(*(printable(cell).replace("[", r"\[") for cell in row))
         console = Console(file=sys.stdout)

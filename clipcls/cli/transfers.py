@@ -1,4 +1,4 @@
-"""``clipcls models pull|export|import``: whole models from a hub, into a folder, and from a folder."""
+"""``clipcls models pull|export|import|remove``: whole models from a hub, into a folder, from a folder, and away."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipcls.cli.common import Debug, say
+from clipcls.cli.common import Debug, confirm_deleting, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-Name = Annotated[str, typer.Argument(help="An alias (clipcls models list), ARCH/TAG, hf-hub:ORG/REPO, or a folder.")]
+Name = Annotated[
+    str, typer.Argument(help="An alias (clipcls models list), ARCH/TAG, hf-hub:ORG/REPO, hf:ORG/REPO, or a folder.")
+]
+"""A model on the command line."""
 Endpoint = Annotated[
     str | None, typer.Option(metavar="URL", help="A mirror of the hub, such as https://hf-mirror.com (or HF_ENDPOINT).")
 ]
@@ -28,9 +31,16 @@ def register(app: typer.Typer) -> None:
     app.command()(pull)
     app.command()(export)
     app.command("import")(import_)
+    app.command()(remove)
 
 
-def pull(name: Name, endpoint: Endpoint = None, offline: Offline = False, debug: Debug = False) -> None:
+def pull(
+    name: Name,
+    endpoint: Endpoint = None,
+    offline: Offline = False,
+    renew: Annotated[bool, typer.Option("--renew", help="Ask for a newer version of what is on disk.")] = False,
+    debug: Debug = False,
+) -> None:
     """Download all that a model needs; a download that was cut off goes on where it ended.
 
     clipcls models pull xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k --endpoint https://hf-mirror.com
@@ -41,7 +51,7 @@ def pull(name: Name, endpoint: Endpoint = None, offline: Offline = False, debug:
     use_hub(endpoint, offline=offline)
     began = time.perf_counter()
     with download_bar() as downloads:
-        done = pull(name)
+        done = pull(name, renew=renew)
     size = f"{done.files} files, {done.size / 1e6:,.1f} MB"
     if downloads.received:
         seconds = time.perf_counter() - began
@@ -80,6 +90,20 @@ def import_(
 
     called, done = import_(folder, name)
     say(f"--model {called} is this model now: {done.files} files, {done.size / 1e6:,.1f} MB in {done.folder}")
+
+
+def remove(
+    name: Annotated[str, typer.Argument(help="The name that it was imported under.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Delete a model that was imported; any other lies in the cache of its hub (clipcls models path)."""
+    from clipcls.encoders.transfer import removable, remove
+
+    folder = removable(name)
+    if not yes:
+        confirm_deleting(str(folder))
+    say(f"deleted {remove(name)}")
 
 
 class Downloads:

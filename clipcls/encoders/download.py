@@ -16,7 +16,9 @@ import hashlib
 import logging
 import os
 import re
+import secrets
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -30,6 +32,7 @@ from huggingface_hub import constants, errors
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, hf_raise_for_status
 
 from clipcls.encoders.following import tell
+from clipcls.encoders.ondisk import cache_folder
 from clipcls.errors import ModelError
 
 logger = logging.getLogger("clipcls")
@@ -44,6 +47,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _HTTP_ERROR: type[Exception] = errors.HfHubHTTPError.__bases__[0]
 """The base of all errors of the HTTP library that huggingface_hub uses; which one that is has changed."""
 _OFFICIAL = "https://huggingface.co"
+_NOBODY_THERE = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
+_DRAFT = "main."
+"""How the drafts of refs/main begin, which no file's ETag does."""
+_DRAFT_SECONDS = 3600
+"""After which a draft is nobody's any more."""
+_answered: set[str] = set()
+"""The hubs that this process has had an answer from."""
 
 
 class CutOffError(Exception):
@@ -77,11 +87,6 @@ class _Remote:
         return ModelError(f"{self.name} of {self.repo} from {constants.ENDPOINT} {problem}")
 
 
-def cache_folder(repo: str) -> Path:
-    """Where huggingface_hub keeps a repository."""
-    return Path(constants.HF_HUB_CACHE, "--".join(("models", *repo.split("/"))))
-
-
 def download(repo: str, name: str, commit: str | None) -> Path:
     """Get one file, or what is missing of it; several attempts are made as long as they bring something.
 
@@ -104,7 +109,9 @@ def download(repo: str, name: str, commit: str | None) -> Path:
             if remote and (came := _size(remote.partial)) > reached:
                 waits, reached = iter(_WAITS), came
             wait = next(waits, None)
-            if wait is None or not _may_pass(exc):
+            # A hub that has answered before may be back in a moment.
+            hopeless = constants.ENDPOINT not in _answered and is_unreachable(exc)
+            if wait is None or hopeless or not _may_pass(exc):
                 raise
             time.sleep(max(wait, _asked_to_wait(exc)))
 
@@ -116,7 +123,11 @@ def sweep(home: Path) -> None:
     """
     if home.parent != Path(constants.HF_HUB_CACHE):  # somebody's own folder
         return
-    begun = [path.name.removesuffix(PARTIAL) for path in home.glob(f"blobs/*{PARTIAL}")]
+    begun = [path.name.removesuffix(PARTIAL) for path in home.glob(f"blobs/*{PARTIAL}") if not _is_draft(path)]
+    for draft in filter(_is_draft, home.glob(f"blobs/*{PARTIAL}")):
+        with suppress(OSError):  # it has just become refs/main
+            if time.time() - draft.stat().st_mtime > _DRAFT_SECONDS:
+                draft.unlink()
     claimed = [path.stem for path in _lock_path(home, "any").parent.glob("*.lock")]
     for etag in dict.fromkeys((*begun, *claimed)):
         with suppress(OSError), _lock(home, etag, wait=False) as lock:
@@ -126,31 +137,63 @@ def sweep(home: Path) -> None:
 
 def _ask(repo: str, name: str, commit: str | None) -> _Remote:
     """The hub's description of a file; that there is none is noted down, and never asked again."""
-    if constants.HF_HUB_OFFLINE:
-        raise errors.OfflineModeIsEnabled("no network is wanted")
     url = hf.hf_hub_url(repo, name, revision=commit)
     try:
-        found = hf.get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        found = _describe(url)
     except errors.RemoteEntryNotFoundError as exc:
         current = commit or exc.response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
         if current and _is_commit(current):
             absent = cache_folder(repo) / ".no_exist" / current / name
             absent.parent.mkdir(parents=True, exist_ok=True)
             absent.touch()
-            _note_commit(repo, commit, current)
+            if commit is None:
+                note_commit(repo, current)
         raise
     current = commit or found.commit_hash
     # Both become names of files.
     if not current or not _is_commit(current) or not re.fullmatch(r"\w[\w.+=-]*", found.etag or ""):
-        raise ModelError(
-            f"{constants.ENDPOINT} does not answer as a Hugging Face hub does: "
-            f"check its address (--endpoint, HF_ENDPOINT), and that no proxy answers in its place"
-        )
-    _note_commit(repo, commit, current)
+        raise _no_hub()
+    if commit is None:
+        note_commit(repo, current)
     # The token is for the hub, not for the storage that it may send us on to.
     trusted = (_origin(url), _origin(constants.ENDPOINT), _origin(_OFFICIAL))
     headers = build_hf_headers(token=None if _origin(found.location) in trusted else False)
     return _Remote(repo, name, current, found.etag, found.size, found.location, headers)
+
+
+def newest_commit(repo: str) -> str:
+    """What main is now on the hub; nothing is written down.
+
+    Raises:
+        ModelError: what answers is no hub.
+        Exception: whatever huggingface_hub and its HTTP library raise.
+    """
+    try:
+        commit: str | None = _describe(hf.hf_hub_url(repo, "config.json")).commit_hash
+    except errors.RemoteEntryNotFoundError as exc:  # any other name would do as well
+        commit = exc.response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
+    if not commit or not _is_commit(commit):
+        raise _no_hub()
+    return commit
+
+
+def _describe(url: str) -> hf.HfFileMetadata:
+    if constants.HF_HUB_OFFLINE:
+        raise errors.OfflineModeIsEnabled("no network is wanted")
+    try:
+        found = hf.get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except errors.HfHubHTTPError:
+        _answered.add(constants.ENDPOINT)
+        raise
+    _answered.add(constants.ENDPOINT)
+    return found
+
+
+def _no_hub() -> ModelError:
+    return ModelError(
+        f"{constants.ENDPOINT} does not answer as a Hugging Face hub does: "
+        f"check its address (--endpoint, HF_ENDPOINT), and that no proxy answers in its place"
+    )
 
 
 def _bring(remote: _Remote) -> Path:
@@ -260,16 +303,20 @@ def _link(blob: Path, pointer: Path, new: bool) -> None:
         blob.replace(pointer)
 
 
-def _note_commit(repo: str, asked: str | None, current: str) -> None:
+def note_commit(repo: str, commit: str) -> None:
     """What main stands for, so that the rest of the model comes from the same commit."""
     main = cache_folder(repo) / "refs" / "main"
-    if asked is None:
-        # Whole or not at all; and whatever lies beside main would be taken for a branch.
-        draft = main.parent.parent / "blobs" / f"main{PARTIAL}"
-        for folder in (main.parent, draft.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        draft.write_text(current, encoding="utf-8")
-        draft.replace(main)
+    # Whole or not at all; and whatever lies beside main would be taken for a branch. Not by tempfile, whose files
+    # nobody else may read.
+    draft = main.parent.parent / "blobs" / f"{_DRAFT}{secrets.token_hex(8)}{PARTIAL}"
+    for folder in (main.parent, draft.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    draft.write_text(commit, encoding="utf-8")
+    draft.replace(main)
+
+
+def _is_draft(path: Path) -> bool:
+    return path.name.startswith(_DRAFT)
 
 
 @contextmanager
@@ -294,6 +341,15 @@ def _lock(home: Path, etag: str, *, wait: bool = True) -> Iterator[Path]:
 
 def _lock_path(home: Path, etag: str) -> Path:
     return home.parent / ".locks" / home.name / f"{etag}.lock"
+
+
+def is_unreachable(exc: BaseException | None) -> bool:
+    """Whether there is no such host, or nobody there who listens."""
+    while exc:
+        if isinstance(exc, socket.gaierror) or (isinstance(exc, OSError) and exc.errno in _NOBODY_THERE):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
 
 
 def _may_pass(exc: Exception) -> bool:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import re
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ _WEIGHTS = (WEIGHTS, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_m
 _CLIP_TOKENS = 49408
 _MANY_TOKENS = 200_000
 """No tokenizer of one language has as many; those of XLM-RoBERTa, NLLB, mT5 and Gemma do."""
+_LANGUAGE = re.compile("[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,2}")
+_NAMED = 4
+"""How many of the names that there are stand in a message."""
 _PREPROCESS = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 
 TEXT_CONFIG = "config.json"
@@ -69,6 +73,8 @@ class ModelFiles:
     """What else changes when another model takes this one's place."""
     graphs: tuple[Path, Path] | None = None
     """Image and text tower for ONNX Runtime, beside the weights that they point into; None where they are not."""
+    stated_languages: tuple[str, ...] = ()
+    """What the configuration says of languages, as ``clipcls models export`` writes it there."""
 
     @property
     def weights_by_name(self) -> bool:
@@ -82,7 +88,9 @@ class ModelFiles:
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """What the tokenizer tells of the languages that the text tower was trained on; empty where it does not."""
+        """The languages that the text tower was trained on, by the configuration or else the tokenizer; else empty."""
+        if self.stated_languages:
+            return self.stated_languages
         cfg = self.model_cfg.get("text_cfg") or self.model_cfg.get("text_config") or {}
         if self.text_folder:
             cfg = json.loads((self.text_folder / TEXT_CONFIG).read_text(encoding="utf-8"))
@@ -183,7 +191,7 @@ def locate_open_clip(spec: ModelSpec) -> ModelFiles:
 
 
 def _in_folder(folder: Path) -> ModelFiles:
-    model_cfg, preprocess_cfg = _read_config(folder / CONFIG_NAME)
+    model_cfg, preprocess_cfg, languages = _read_config(folder / CONFIG_NAME)
     weights = [path for suffix in ("safetensors", "bin", "pth") for path in folder.glob(f"*.{suffix}")]
     weights = sorted(path for path in weights if path.is_file())
     if not weights:
@@ -199,6 +207,7 @@ def _in_folder(folder: Path) -> ModelFiles:
         # A file that is added to a folder changes the folder's own time.
         landmarks=(folder, folder / CONFIG_NAME),
         graphs=_graphs(folder),
+        stated_languages=languages,
     )
 
 
@@ -213,7 +222,7 @@ def _on_hub(repo: str) -> ModelFiles:
     from clipcls.encoders import hub
 
     config = hub.fetch(repo, CONFIG_NAME)
-    model_cfg, preprocess_cfg = _read_config(config)
+    model_cfg, preprocess_cfg, languages = _read_config(config)
     text_cfg = model_cfg["text_cfg"]
     tower, tokenizer = (
         repo if name == "." else name for name in (text_cfg.get("hf_model_name"), text_cfg.get("hf_tokenizer_name"))
@@ -227,6 +236,7 @@ def _on_hub(repo: str) -> ModelFiles:
         # Last, since they are large; whatever other programs put beside them, open_clip prefers these names.
         weights=(_fetch_weights(repo, _WEIGHTS),),
         landmarks=(config.parent, config),
+        stated_languages=languages,
     )
 
 
@@ -235,13 +245,10 @@ def _by_tag(arch: str, tag: str) -> ModelFiles:
 
     model_cfg = open_clip.get_model_config(arch)
     if model_cfg is None:
-        near = _near(arch, open_clip.list_models()) or f"for a hub repository write hf-hub:{arch}/{tag}"
-        raise ModelError(f"open_clip knows no architecture {arch!r}; {near}")
+        raise unknown_architecture(arch, tag, open_clip.list_models())
     tag_cfg = open_clip.get_pretrained_cfg(arch, tag)
     if not tag_cfg:
-        tags = open_clip.list_pretrained_tags_by_model(arch)
-        near = _near(tag, tags) or f"known are {', '.join(tags) or 'none'}"
-        raise ModelError(f"open_clip knows no weights {tag!r} of {arch}; {near}")
+        raise unknown_weights(arch, tag, open_clip.list_pretrained_tags_by_model(arch))
     # open_clip only warns when the activation is not the one that the weights were trained with. Where the tag says
     # nothing, the architecture's own is right (roberta-ViT-B-32).
     model_cfg["quick_gelu"] = bool(tag_cfg.get("quick_gelu", model_cfg.get("quick_gelu", False)))
@@ -340,7 +347,29 @@ def _text_towers() -> Container[str]:
     return towers
 
 
-def _read_config(path: Path) -> tuple[Config, Config]:
+def unknown_architecture(arch: str, tag: str, known: Iterable[str]) -> ModelError:
+    """An error with the architectures that may have been meant."""
+    near = _near(arch, known) or f"for a hub repository write hf-hub:{arch}/{tag}"
+    return ModelError(f"open_clip knows no architecture {arch!r}; {near}")
+
+
+def unknown_weights(arch: str, tag: str, known: Sequence[str]) -> ModelError:
+    """An error with the weights that may have been meant, else with some of those that there are."""
+    more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
+    near = _near(tag, known) or f"known are {', '.join(known[:_NAMED]) or 'none'}{more}"
+    return ModelError(f"open_clip knows no weights {tag!r} of {arch}; {near}")
+
+
+def stated_languages(config: Config) -> tuple[str, ...]:
+    """The languages that a model's configuration names; empty where it names none, or something else."""
+    named = config.get("languages")
+    if not isinstance(named, list) or not all(isinstance(each, str) and _LANGUAGE.fullmatch(each) for each in named):
+        return ()
+    return tuple(named)
+
+
+def _read_config(path: Path) -> tuple[Config, Config, tuple[str, ...]]:
+    """Model, preprocessing, languages."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         model_cfg, preprocess_cfg = table["model_cfg"], table.get("preprocess_cfg", {})
@@ -353,7 +382,7 @@ def _read_config(path: Path) -> tuple[Config, Config]:
         raise ModelError(f"{path} is not an open_clip configuration: {exc.args[0]} is missing") from exc
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as exc:
         raise ModelError(f"{path} is not an open_clip configuration: {exc}") from exc
-    return model_cfg, preprocess_cfg
+    return model_cfg, preprocess_cfg, stated_languages(table)
 
 
 def _near(name: str, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,8 @@ import huggingface_hub as hf
 from huggingface_hub import constants, errors
 from huggingface_hub.utils import logging as hf_logging
 
-from clipcls.encoders.download import cache_folder, download
+from clipcls.encoders.download import download, is_unreachable, newest_commit, note_commit
+from clipcls.encoders.ondisk import cache_folder, commit_on_disk
 from clipcls.errors import ModelError, UsageError
 
 logger = logging.getLogger("clipcls")
@@ -26,10 +27,8 @@ logger = logging.getLogger("clipcls")
 if "HF_HUB_VERBOSITY" not in os.environ:
     hf_logging.set_verbosity_error()
 
-_ADVICE = (
-    "for a mirror set HF_ENDPOINT, such as https://hf-mirror.com; without a network bring the model from another "
-    "machine (clipcls models export, then import), or use --model starter or the path of a model folder"
-)
+_BRING = "bring the model from another machine with clipcls models export and import"
+_ADVICE = f"name a mirror by --endpoint or HF_ENDPOINT, such as https://hf-mirror.com, or {_BRING}"
 
 
 def use_hub(endpoint: str | None, *, offline: bool = False) -> None:
@@ -71,7 +70,7 @@ def fetch_if_there(repo: str, name: str) -> Path | None:
         if known is None:
             if not constants.HF_HUB_OFFLINE:
                 _announce(repo)
-            return download(repo, name, _commit_on_disk(repo))
+            return download(repo, name, commit_on_disk(repo))
     except errors.RemoteEntryNotFoundError:
         return None
     except ModelError:
@@ -102,6 +101,34 @@ def on_disk(repo: str, names: Sequence[str]) -> Path | None:
     return None
 
 
+def renew(repos: Iterable[str]) -> None:
+    """Take repositories that are on disk to their newest commits; files that did not change are not downloaded again.
+
+    Nothing changes before the hub has answered for each of them. One that it no longer shows stays as it is.
+
+    Raises:
+        UsageError: no network is wanted.
+        ModelError: the hub cannot be reached.
+    """
+    if constants.HF_HUB_OFFLINE:
+        raise UsageError("--renew has to ask the hub, and --offline or HF_HUB_OFFLINE is set: leave one of them out")
+    newest = {}
+    for repo in filter(commit_on_disk, repos):
+        _announce(repo)
+        try:
+            newest[repo] = newest_commit(repo)
+        except ModelError:
+            raise
+        except Exception as exc:  # as in fetch_if_there
+            problem = _explain(exc, repo, "the newest version")
+            if not isinstance(exc, errors.RepositoryNotFoundError):
+                raise ModelError(problem) from exc
+            logger.warning("%s stays as it is: %s", repo, problem)
+    for repo, commit in newest.items():
+        if commit != commit_on_disk(repo):
+            note_commit(repo, commit)
+
+
 @cache
 def _announce(repo: str) -> None:
     """Said once, since a hub that cannot be reached is silent for half a minute."""
@@ -112,14 +139,6 @@ def _announce(repo: str) -> None:
 
 def _is_address(endpoint: str) -> bool:
     return endpoint.startswith(("http://", "https://"))
-
-
-def _commit_on_disk(repo: str) -> str | None:
-    """The commit that was downloaded from; None if nothing was."""
-    try:
-        return (cache_folder(repo) / "refs" / "main").read_text(encoding="utf-8").strip() or None
-    except FileNotFoundError:
-        return None
 
 
 def _explain(exc: Exception, repo: str, name: str) -> str:
@@ -138,9 +157,7 @@ def _explain(exc: Exception, repo: str, name: str) -> str:
                 f"delete {cache_folder(repo)} and run the command again"
             )
         case errors.OfflineModeIsEnabled():
-            return (
-                f"{name} of {repo} is not on disk, and --offline or HF_HUB_OFFLINE is set: leave it out, or {_ADVICE}"
-            )
+            return f"{name} of {repo} is not on disk, and --offline or HF_HUB_OFFLINE is set: leave it out, or {_BRING}"
         case errors.HfHubHTTPError() if exc.response.status_code in (401, 403):
             return (
                 f"cannot download {name} of {repo}: {constants.ENDPOINT} refuses it ({exc.response.status_code}); "
@@ -149,6 +166,8 @@ def _explain(exc: Exception, repo: str, name: str) -> str:
         case OSError() if exc.filename:
             return f"cannot write {exc.filename}: {exc.strerror}; make it writable, or set HF_HOME to another folder"
     reason = next(iter(str(exc).strip().splitlines()), type(exc).__name__)
+    if is_unreachable(exc):
+        return f"cannot download {name} of {repo}, {constants.ENDPOINT} cannot be reached ({reason}): {_ADVICE}"
     return (
         f"cannot download {name} of {repo} from {constants.ENDPOINT}: {reason}; "
         f"run it again, and it goes on where it ended, or {_ADVICE}"

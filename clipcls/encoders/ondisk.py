@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import importlib.metadata
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
@@ -13,8 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from clipcls.encoders.files import TOKENIZER
-from clipcls.encoders.spec import CONFIG_NAME, ModelSpec
+from clipcls.encoders.catalogue import FIGURES, Entry
+from clipcls.encoders.files import TOKENIZER, stated_languages, unknown_architecture, unknown_weights
+from clipcls.encoders.spec import CONFIG_NAME, ModelSpec, imported_names, models_folder
 from clipcls.errors import ModelError
 
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
@@ -57,14 +59,46 @@ def on_disk(found: tuple[Part, ...]) -> Literal["yes", "partly", "no"]:
     return "yes" if all(there) else "partly" if any(there) else "no"
 
 
+def imported() -> tuple[Entry, ...]:
+    """What is known of each imported model, as of those in the catalogue."""
+    return tuple(
+        Entry(
+            alias=name,
+            spec=name,
+            languages=stated_languages(_read(models_folder() / name / CONFIG_NAME)),
+            description="imported",
+            licence="",
+            packages=(),
+            source={},
+            **dict.fromkeys(FIGURES),
+        )
+        for name in imported_names()
+    )
+
+
+def cache_folder(repo: str) -> Path:
+    """Where huggingface_hub keeps a repository."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, "--".join(("models", *repo.split("/"))))
+
+
+def commit_on_disk(repo: str) -> str | None:
+    """The commit of a repository that is in use, in the hub's cache; None if nothing was downloaded."""
+    try:
+        return (cache_folder(repo) / "refs" / "main").read_text(encoding="utf-8").strip() or None
+    except (OSError, ValueError):
+        return None
+
+
 def _of_tag(arch: str, tag: str) -> Iterator[Part]:
-    tags, shape = _tags().get(arch), _open_clip() / "model_configs" / f"{arch}.json"
-    if not shape.is_file():
-        raise ModelError(f"open_clip knows no architecture {arch!r}; for a hub repository write hf-hub:{arch}/{tag}")
-    known = (tags or {}).get(tag.lower().replace("-", "_"))
+    tags, shapes = _tags().get(arch, {}), _open_clip() / "model_configs"
+    if not (shapes / f"{arch}.json").is_file():
+        raise unknown_architecture(arch, tag, [path.stem for path in shapes.glob("*.json")])
+    known = tags.get(tag.lower().replace("-", "_"))
     if known is None:
-        raise ModelError(f"open_clip knows no weights {tag!r} of {arch}; known are {', '.join(tags or ()) or 'none'}")
-    yield from _texts(_read(shape)["text_cfg"], None)
+        raise unknown_weights(arch, tag, list(tags))
+    yield from _texts(_table(_read(shapes / f"{arch}.json"), "text_cfg"), None)
     repo, _, name = known["hf_hub"].rpartition("/")
     if not repo:
         raise ModelError(f"open_clip names no hub repository for {arch}/{tag}")
@@ -120,13 +154,8 @@ def _part(what: str, place: str, fits: Callable[[Path], bool]) -> Part:
 
 def _snapshot(repo: str) -> Path | None:
     """The folder of a repository's commit in use, in the hub's cache."""
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HUB_CACHE, "--".join(("models", *repo.split("/"))))
-    try:
-        return folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):
-        return None
+    commit = commit_on_disk(repo)
+    return cache_folder(repo) / "snapshots" / commit if commit else None
 
 
 def _named(*names: str) -> Callable[[Path], bool]:
@@ -155,7 +184,25 @@ def _tags() -> dict[str, dict[str, dict[str, Any]]]:
     """open_clip's table of weights by architecture and tag, without the package, whose import takes torch and seconds.
 
     Of the module that holds it, only the table and what makes its rows are run.
+
+    Raises:
+        ModelError: this version of open_clip is written in another way.
     """
+    try:
+        tags = _run_table()
+        repos = [known["hf_hub"] for by_tag in tags.values() for known in by_tag.values()]
+        if not repos or not all(isinstance(repo, str) for repo in repos):
+            raise TypeError("its table of weights names no repositories")
+    except Exception as exc:  # whatever code that nobody here has seen may raise
+        version = importlib.metadata.version("open_clip_torch")
+        raise ModelError(
+            f"the installed open_clip {version} is not understood ({type(exc).__name__}: {exc}): "
+            f"install one that is with pip install 'open_clip_torch>=3.3,<4'"
+        ) from exc
+    return tags
+
+
+def _run_table() -> dict[str, dict[str, dict[str, Any]]]:
     source = (_open_clip() / "pretrained.py").read_text(encoding="utf-8")
     tree = ast.parse(source)
     tree.body = [

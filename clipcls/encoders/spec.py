@@ -25,7 +25,8 @@ CONFIG_NAME = "open_clip_config.json"
 MODEL_NAME = re.compile(r"\w[\w.-]*")
 """What an imported model may be called."""
 _HF_NAMES = ("config.json", "preprocessor_config.json")
-"""What a folder for transformers holds."""
+"""What a folder for transformers holds; newer ones may have a processor_config.json in place of the second."""
+_HF_WANTED = " and ".join(_HF_NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,12 @@ def imported_folder(name: str) -> Path | None:
     return folder if MODEL_NAME.fullmatch(name) and folder.is_dir() else None
 
 
+def imported_names() -> list[str]:
+    """The names of all imported models."""
+    folder = models_folder()
+    return sorted(each.name for each in folder.iterdir() if imported_folder(each.name)) if folder.is_dir() else []
+
+
 def _repository(given: str, prefix: str) -> str:
     repo = given.removeprefix(prefix)
     if repo.count("/") != 1 or not all(repo.split("/")):
@@ -127,20 +134,26 @@ def _for_transformers(given: str) -> ModelSpec:
     if not place.startswith((".", "~", os.sep)) and not Path(place).is_absolute():
         return ModelSpec(given, "hf", _repository(given, "hf:"))
     path = _path(place)
-    if not path.is_dir():
-        raise ModelError(f"no model folder {path}: it does not exist")
+    _check_folder(path)
+    config, *pictures = ((path / name).is_file() for name in (*_HF_NAMES, "processor_config.json"))
+    if not config or not any(pictures):
+        other = f"; as an open_clip model it is written {place}" if (path / CONFIG_NAME).is_file() else ""
+        raise ModelError(f"{path} is not a model folder for transformers: it must hold {_HF_WANTED}{other}")
     return ModelSpec(given, "hf", os.path.abspath(path))
 
 
 def _folder(given: str, path: Path) -> ModelSpec:
-    if not path.is_dir():
-        raise ModelError(f"no model folder {path}: it does not exist")
+    _check_folder(path)
     if (path / CONFIG_NAME).is_file():
         return ModelSpec(given, "folder", os.path.abspath(path))
     if all((path / name).is_file() for name in _HF_NAMES):
         return ModelSpec(given, "hf", os.path.abspath(path))
-    names = " and ".join(_HF_NAMES)
-    raise ModelError(f"{path} is not a model folder: it holds no {CONFIG_NAME}, nor {names} for transformers")
+    raise ModelError(f"{path} is not a model folder: it holds no {CONFIG_NAME}, nor {_HF_WANTED} for transformers")
+
+
+def _check_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise ModelError(f"no model folder {path}: it does not exist; check the path, or see clipcls models list")
 
 
 def _path(text: str) -> Path:

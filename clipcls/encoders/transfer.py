@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,11 +17,23 @@ from clipcls.encoders.catalogue import find
 from clipcls.encoders.files import TEXT_CONFIG, TOKENIZER, WEIGHTS, ModelFiles
 from clipcls.encoders.locate import locate
 from clipcls.encoders.ondisk import parts
-from clipcls.encoders.spec import CONFIG_NAME, MODEL_NAME, models_folder, parse_spec
+from clipcls.encoders.spec import (
+    CONFIG_NAME,
+    MODEL_NAME,
+    ModelSpec,
+    imported_folder,
+    imported_names,
+    models_folder,
+    parse_spec,
+)
 from clipcls.errors import InputError, ModelError, OutputError, UsageError
 
 SUMS = "SHA256SUMS"
 """In an exported folder what its files must be, as ``sha256sum --check`` reads it."""
+_SUM = re.compile(r"(?P<digest>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
+"""The star is of ``sha256sum --binary``."""
+_TERMS = re.compile(r"LICEN[SC]E|NOTICE|README\.md$", re.IGNORECASE)
+"""How the files begin that go wherever the model goes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +47,21 @@ class Transferred:
     """Where its weights are."""
 
 
-def pull(model: str) -> Transferred:
+def pull(model: str, *, renew: bool = False) -> Transferred:
     """Get all that a model needs onto this disk; what is there already is not asked for.
 
     ``following`` tells how far it is.
 
     Args:
         model: any name that ``load_encoder`` takes.
+        renew: whether to take the newest commits of its repositories instead of those on disk.
 
     Raises:
         ModelError: the model is unknown or incomplete, or cannot be had.
+        UsageError: it is to be renewed, and no network is wanted.
     """
+    if renew:
+        _renew(parse_spec(model))
     files = _fetched(model)
     paths = _parts(files)
     return Transferred(len(paths), sum(path.stat().st_size for path in paths), files.weights[0].parent)
@@ -51,8 +69,6 @@ def pull(model: str) -> Transferred:
 
 def export(model: str, folder: Path) -> Transferred:
     """Write a folder that needs nothing else: ``--model FOLDER`` takes it on a machine without a network.
-
-    Large files are hard links to the hub's cache where that is on the same disk.
 
     Args:
         model: any name that ``load_encoder`` takes; what is not on disk is downloaded.
@@ -63,10 +79,9 @@ def export(model: str, folder: Path) -> Transferred:
         ModelError: the model is unknown or incomplete, or cannot be had.
         OutputError: the folder cannot be written.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(os.path.realpath(folder))  # the folder behind a link takes the files
     _check_free(folder)
-    files = _fetched(model)
-    return _write(_contents(files), folder)
+    return _write(_contents(_fetched(model), parse_spec(model).languages), folder)
 
 
 def import_(folder: Path, name: str | None = None) -> tuple[str, Transferred]:
@@ -104,7 +119,46 @@ def import_(folder: Path, name: str | None = None) -> tuple[str, Transferred]:
                 f"{folder} needs the {part.what} of {part.place}, which is not in it: "
                 f"write a whole folder with clipcls models export {folder} DIR where there is a network"
             )
-    return name, _write(_contents(locate(spec)), target, link=False)
+    return name, _write(_contents(locate(spec), spec.languages), target)
+
+
+def remove(name: str) -> Path:
+    """Delete an imported model; gives the folder that it was in.
+
+    Raises:
+        UsageError: there is none of this name.
+        OutputError: it cannot be deleted.
+    """
+    folder = removable(name)
+    try:
+        shutil.rmtree(folder)
+    except OSError as exc:
+        raise OutputError(f"cannot delete {folder}: {exc}; delete it by hand") from exc
+    return folder
+
+
+def removable(name: str) -> Path:
+    """The folder of an imported model.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    folder = imported_folder(name)
+    if folder is None:
+        known = ", ".join(imported_names()) or "none"
+        raise UsageError(f"{name!r} is not an imported model, and only those can be removed; imported are: {known}")
+    return folder
+
+
+def _renew(spec: ModelSpec) -> None:
+    """Take every repository of a model to its newest commit, those too that only its new configuration names."""
+    from clipcls.encoders.hub import renew
+
+    asked: set[str] = set()
+    while new := {part.place for part in parts(spec)} - asked:
+        renew(sorted(new))
+        asked |= new
+        locate(spec)
 
 
 def _fetched(model: str) -> ModelFiles:
@@ -124,19 +178,26 @@ def _parts(files: ModelFiles) -> list[Path]:
     return list(dict.fromkeys((*files.weights, *files.text_files(), *(files.graphs or ()), *other)))
 
 
-def _contents(files: ModelFiles) -> dict[str, Path | str]:
-    """By its name in a folder of its own each file's source, or its text."""
+def _contents(files: ModelFiles, languages: tuple[str, ...]) -> dict[str, Path | str]:
+    """By its name in a folder of its own each file's source, or its text.
+
+    Args:
+        files: the model's.
+        languages: what is known of them elsewhere.
+    """
+    beside = sorted(path for path in files.weights[0].parent.iterdir() if path.is_file())
+    terms: dict[str, Path | str] = {path.name: path for path in beside if _TERMS.match(path.name)}
     if not Path(files.name).is_absolute():
-        return _open_clip_contents(files)
-    return {path.name: path for path in _parts(files)}  # transformers' files fit each other by name
+        return terms | _open_clip_contents(files, languages or files.languages)
+    return terms | {path.name: path for path in _parts(files)}  # transformers' files fit each other by name
 
 
-def _open_clip_contents(files: ModelFiles) -> dict[str, Path | str]:
+def _open_clip_contents(files: ModelFiles, languages: tuple[str, ...]) -> dict[str, Path | str]:
     apart = files.text_folder and files.tokenizer_folder not in (None, files.text_folder)
     config = {
         "model_cfg": files.placed_cfg(".", TOKENIZER if apart else "."),
         "preprocess_cfg": files.preprocess_cfg,
-    }
+    } | ({"languages": languages} if languages else {})
     contents: dict[str, Path | str] = {CONFIG_NAME: json.dumps(config, indent=2, ensure_ascii=False)}
     for path in files.text_files():
         if apart and path.parent == files.tokenizer_folder:
@@ -151,51 +212,63 @@ def _open_clip_contents(files: ModelFiles) -> dict[str, Path | str]:
 
 
 def _check_free(folder: Path) -> None:
-    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+    try:
+        taken = os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as exc:
+        raise _not_written(folder, exc) from exc
+    if taken:
         raise UsageError(f"{folder} exists and stays as it is: name another folder, or move it away")
 
 
-def _write(contents: Mapping[str, Path | str], folder: Path, *, link: bool = True) -> Transferred:
+def _write(contents: Mapping[str, Path | str], folder: Path) -> Transferred:
     """A folder that is there whole or not at all."""
     draft = folder.with_name(f".{folder.name}.clipcls-partial")
     try:
         shutil.rmtree(draft, ignore_errors=True)  # of a run that was cut off
         draft.mkdir(parents=True)
         for name, source in contents.items():
-            _place(source, draft / name, link)
+            _place(source, draft / name)
         sums = "".join(f"{_digest(draft / name)}  {name}\n" for name in contents)
         (draft / SUMS).write_text(sums, encoding="utf-8", newline="")
         with suppress(FileNotFoundError):
             folder.rmdir()  # it is empty
         draft.rename(folder)
     except OSError as exc:
-        raise OutputError(f"cannot write {folder}: {exc}; free some room or choose another place") from exc
+        raise _not_written(folder, exc) from exc
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     paths = [folder / name for name in contents]
     return Transferred(len(paths), sum(path.stat().st_size for path in paths), folder)
 
 
-def _place(source: Path | str, target: Path, link: bool) -> None:
+def _not_written(folder: Path, exc: OSError) -> OutputError:
+    full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "free some room, or choose another place" if full else "choose a place where you may write"
+    return OutputError(f"cannot write {folder}: {exc}; {advice}")
+
+
+def _place(source: Path | str, target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
     if isinstance(source, str):
         target.write_text(source, encoding="utf-8", newline="")
-        return
-    if link and target.suffix != ".json":  # what a person may want to edit is a copy
-        with suppress(OSError):  # another disk, or one without links
-            target.hardlink_to(source.resolve())
-            return
-    shutil.copyfile(source, target)
+    else:
+        shutil.copyfile(source, target)  # no link: whoever writes to one would write to the other
 
 
 def _check_sums(folder: Path) -> None:
     """Compare what a folder says its files are with what they are; nothing where it does not say."""
     if not (folder / SUMS).is_file():
         return
-    for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
-        digest, _, name = line.partition("  ")
-        path = folder / name
-        if not path.is_file() or _digest(path) != digest:
+    try:
+        lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as exc:
+        raise ModelError(f"{folder / SUMS} cannot be read: {exc}; copy the folder again, or export it again") from exc
+    for number, line in enumerate(lines, 1):
+        said = _SUM.fullmatch(line)
+        if said is None:
+            raise ModelError(f"{folder / SUMS}, line {number}: it is no line of sha256sum; export the folder again")
+        path = folder / said["name"]
+        if not path.is_file() or _digest(path) != said["digest"].lower():
             state = "damaged" if path.is_file() else "missing"
             raise ModelError(f"{path} is {state}, by {SUMS} beside it: copy the folder again, or export it again")
 
