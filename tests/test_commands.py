@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import os
@@ -155,7 +156,9 @@ def test_nobody_to_read_from_the_start(known: None, here: Path) -> None:
 
 def started(*words: str | Path, seconds: float) -> subprocess.Popen[bytes]:
     command = [*FAKE, str(seconds), *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # A shell's background job, as these tests may be in, ignores Ctrl-C, and so would what it starts.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed)
 
 
 def wait_for(condition: object, seconds: float = 30) -> None:
