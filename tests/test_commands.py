@@ -154,11 +154,13 @@ def test_nobody_to_read_from_the_start(known: None, here: Path) -> None:
     assert done.stdout in (b"0\n", b"3\n") and done.stderr == b""
 
 
+HEEDS = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+"""A shell's background job, as these tests may be in, ignores Ctrl-C, and so would what it starts."""
+
+
 def started(*words: str | Path, seconds: float) -> subprocess.Popen[bytes]:
     command = [*FAKE, str(seconds), *map(str, words)]
-    # A shell's background job, as these tests may be in, ignores Ctrl-C, and so would what it starts.
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=HEEDS)
 
 
 def wait_for(condition: object, seconds: float = 30) -> None:
@@ -196,6 +198,7 @@ def test_ctrl_c_ends_a_real_model_within_a_second(graphs: bool, seconds: float, 
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=HEEDS,
     )
     assert process.stdin and process.stdout
     process.stdin.write(f"{IMAGES / 'coffee.jpg'}\n".encode() + os.fsencode(IMAGES / "chelsea.jpg") + b"\n")
