@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os.path
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcls.errors import OutputError, UsageError
-from clipcls.labels import is_chinese
+from clipcls.labels import composed, is_chinese
 from clipcls.library import SUFFIXES, find_set, set_names
 from clipcls.prompts import PromptSet, placeholders, union
 from clipcls.textfile import FileFault, parse_structured, read_text
@@ -278,4 +277,4 @@ def _unique(templates: Any) -> tuple[str, ...]:
 
 
 def _composed(named: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    return {unicodedata.normalize("NFC", name): own for name, own in named.items() if own}
+    return {composed(name): own for name, own in named.items() if own}

@@ -10,12 +10,11 @@ zero-shot image classification", section 3); these need no place for the label.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from clipcls.errors import UsageError
-from clipcls.labels import Label
+from clipcls.labels import Label, composed
 
 PLACEHOLDERS = ("{}", "{label}", "{类别}", "<类别>", "<label>", "{c}")
 """Where the label goes; all mean the same."""
@@ -39,7 +38,7 @@ class PromptSet:
 
     def for_label(self, name: str) -> tuple[str, ...]:
         """The templates for a label of that name; empty if the set has none."""
-        return self.labels.get(unicodedata.normalize("NFC", name), self.templates)
+        return self.labels.get(composed(name), self.templates)
 
 
 @dataclass(frozen=True, slots=True)

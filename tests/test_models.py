@@ -378,7 +378,7 @@ def test_an_open_clip_of_another_make_is_told_in_one_line(
 ) -> None:
     (tmp_path / "constants.py").touch()
     (tmp_path / "pretrained.py").write_text(source)
-    monkeypatch.setattr("clipcls.encoders.ondisk._open_clip", lambda: tmp_path)
+    monkeypatch.setattr("clipcls.encoders.ondisk.open_clip_folder", lambda: tmp_path)
     _tags.cache_clear()
     try:
         clipcls("models", "info", "ViT-B-32/openai", code=4)

@@ -634,7 +634,7 @@ def test_an_export_never_overwrites_and_leaves_no_half_folder(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("clipcls.encoders.transfer._digest", full_disk)
+        patch.setattr("clipcls.encoders.transfer.file_digest", full_disk)
         clipcls("models", "export", model, tmp_path / "new", code=7)
     assert "No space left" in clipcls.err and "free some room" in clipcls.err
     clipcls("models", "export", model, tmp_path / "file" / "new", code=7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import textwrap
 import traceback
 from collections.abc import Sequence
@@ -33,6 +34,13 @@ def one_line(exc: Exception) -> str:
     """What a library says of files that do not fit, short and in one line."""
     said = str(exc) or traceback.extract_tb(exc.__traceback__)[-1].line  # assertions without a word
     return textwrap.shorten(f"{type(exc).__name__}: {said}", 300, placeholder=" ...")
+
+
+def unfit(exc: Exception) -> str:
+    """What a library says of files that make no model, in one line, and what to do next."""
+    if isinstance(exc, pickle.UnpicklingError):
+        return "its weights hold code, which is never run; look for the same model as .safetensors"
+    return f"{one_line(exc)}; its files are damaged or do not fit each other: get them anew"
 
 
 class Encoder(Protocol):

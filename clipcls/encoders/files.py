@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from clipcls.encoders.spec import CONFIG_NAME, ENCODER_VERSION, ModelSpec
@@ -337,14 +338,24 @@ def _model_type(config: Path) -> str | None:
 
 def _text_towers() -> Container[str]:
     """The types of text tower that open_clip can build: its own table, without the package, which imports torch."""
+    towers: Container[str] = open_clip_module("hf_configs").arch_dict
+    return towers
+
+
+def open_clip_folder() -> Path:
+    """Where open_clip is installed."""
     package = importlib.util.find_spec("open_clip")
     assert package and package.origin
-    spec = importlib.util.spec_from_file_location("hf_configs", Path(package.origin).with_name("hf_configs.py"))
+    return Path(package.origin).parent
+
+
+def open_clip_module(name: str) -> ModuleType:
+    """One module of open_clip by its file, without the package, which imports torch."""
+    spec = importlib.util.spec_from_file_location(name, open_clip_folder() / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    towers: Container[str] = module.arch_dict
-    return towers
+    return module
 
 
 def unknown_architecture(arch: str, tag: str, known: Iterable[str]) -> ModelError:

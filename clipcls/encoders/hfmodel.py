@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from clipcls.encoders.base import Vectors, one_line
+from clipcls.encoders.base import Vectors, unfit
 from clipcls.encoders.devices import device_errors, resolve_device
 from clipcls.encoders.files import ModelFiles
 from clipcls.encoders.precision import computing, quantize, resolve_precision
@@ -101,7 +100,8 @@ class HFEncoder:
             raise
         except Exception as exc:
             # transformers, torch, tokenizers and safetensors each fail in their own way on files that do not fit.
-            raise ModelError(f"cannot load the model {spec.given}: {_reason(exc)}") from exc
+            reason = str(exc) if isinstance(exc, _UnfitError) else unfit(exc)
+            raise ModelError(f"cannot load the model {spec.given}: {reason}") from exc
 
     def preprocess(self, image: Image.Image) -> Inputs:
         """What the model's own image processor makes of a picture: float32 ``pixel_values`` and what belongs to them.
@@ -236,12 +236,3 @@ def _unit_rows(features: Any) -> Vectors:
     rows = features if isinstance(features, torch.Tensor) else features.pooler_output
     vectors = torch.nn.functional.normalize(rows.float(), dim=-1)
     return np.ascontiguousarray(vectors.cpu().numpy())
-
-
-def _reason(exc: Exception) -> str:
-    """What a library says of files that do not fit, in one line, and what to do next."""
-    if isinstance(exc, _UnfitError):
-        return str(exc)
-    if isinstance(exc, pickle.UnpicklingError):
-        return "its weights hold code, which is never run; look for the same model as .safetensors"
-    return f"{one_line(exc)}; its files are damaged or do not fit each other: get them anew"

@@ -5,17 +5,22 @@ from __future__ import annotations
 import ast
 import copy
 import importlib.metadata
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 from clipcls.encoders.catalogue import FIGURES, Entry
-from clipcls.encoders.files import TOKENIZER, stated_languages, unknown_architecture, unknown_weights
+from clipcls.encoders.files import (
+    TOKENIZER,
+    open_clip_folder,
+    open_clip_module,
+    stated_languages,
+    unknown_architecture,
+    unknown_weights,
+)
 from clipcls.encoders.spec import CONFIG_NAME, ModelSpec, imported_names, models_folder
 from clipcls.errors import ModelError
 
@@ -92,7 +97,7 @@ def commit_on_disk(repo: str) -> str | None:
 
 
 def _of_tag(arch: str, tag: str) -> Iterator[Part]:
-    tags, shapes = _tags().get(arch, {}), _open_clip() / "model_configs"
+    tags, shapes = _tags().get(arch, {}), open_clip_folder() / "model_configs"
     if not (shapes / f"{arch}.json").is_file():
         raise unknown_architecture(arch, tag, [path.stem for path in shapes.glob("*.json")])
     known = tags.get(tag.lower().replace("-", "_"))
@@ -203,7 +208,7 @@ def _tags() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _run_table() -> dict[str, dict[str, dict[str, Any]]]:
-    source = (_open_clip() / "pretrained.py").read_text(encoding="utf-8")
+    source = (open_clip_folder() / "pretrained.py").read_text(encoding="utf-8")
     tree = ast.parse(source)
     tree.body = [
         node
@@ -211,21 +216,7 @@ def _run_table() -> dict[str, dict[str, dict[str, Any]]]:
         if isinstance(node, ast.Assign | ast.For | ast.Expr)
         or (isinstance(node, ast.FunctionDef) and node.name.endswith("cfg") and node.name.startswith("_"))
     ]
-    names: dict[str, Any] = vars(_module("constants")) | {"copy": copy}
+    names: dict[str, Any] = vars(open_clip_module("constants")) | {"copy": copy}
     exec(compile(tree, "open_clip/pretrained.py", "exec"), names)
     tags: dict[str, dict[str, dict[str, Any]]] = names["_PRETRAINED"]
     return tags
-
-
-def _open_clip() -> Path:
-    package = importlib.util.find_spec("open_clip")
-    assert package and package.origin
-    return Path(package.origin).parent
-
-
-def _module(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, _open_clip() / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from clipcls.encoders.base import Vectors, one_line
+from clipcls.encoders.base import Vectors, unfit
 from clipcls.encoders.devices import device_errors, resolve_device
 from clipcls.encoders.files import ModelFiles
 from clipcls.encoders.precision import computing, quantize, resolve_precision
@@ -89,7 +88,7 @@ class OpenClipEncoder:
             raise
         except Exception as exc:
             # open_clip, torch, transformers and safetensors each fail in their own way on files that do not fit.
-            raise ModelError(f"cannot load the model {spec.given}: {_reason(exc)}") from exc
+            raise ModelError(f"cannot load the model {spec.given}: {unfit(exc)}") from exc
 
     def preprocess(self, image: Image.Image) -> Pixels:
         """The model's own resize and crop: uint8 [height, width, 3]."""
@@ -186,13 +185,6 @@ def _tokenizer(files: ModelFiles) -> Any:
         # Whatever the configuration says, code that comes with a model is never run.
         **(options | {"trust_remote_code": False}),
     )
-
-
-def _reason(exc: Exception) -> str:
-    """What a library says of files that do not fit, in one line, and what to do next."""
-    if isinstance(exc, pickle.UnpicklingError):
-        return "its weights hold code, which is never run; look for the same model as .safetensors"
-    return f"{one_line(exc)}; its files are damaged or do not fit each other: get them anew"
 
 
 def _to_numpy(vectors: torch.Tensor) -> Vectors:

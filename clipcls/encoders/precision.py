@@ -66,8 +66,7 @@ def quantize(model: Any) -> None:
             quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True)  # type: ignore[no-untyped-call]
         for module in model.modules():
             if isinstance(module, Linear):
-                vars(module)["int8_original_dtype"] = (
-                    torch.float32
-                )  # where open_clip looks for what to cast its inputs to
+                # Where open_clip looks for what to cast its inputs to.
+                vars(module)["int8_original_dtype"] = torch.float32
     except (ImportError, RuntimeError, AttributeError) as exc:
         raise DeviceError(f"this build of torch does not compute in int8: {exc}; use --precision auto") from exc

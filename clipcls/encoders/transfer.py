@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from clipcls.encoders import file_digest
 from clipcls.encoders.catalogue import find
 from clipcls.encoders.files import TEXT_CONFIG, TOKENIZER, WEIGHTS, ModelFiles
 from clipcls.encoders.locate import locate
@@ -228,7 +228,7 @@ def _write(contents: Mapping[str, Path | str], folder: Path) -> Transferred:
         draft.mkdir(parents=True)
         for name, source in contents.items():
             _place(source, draft / name)
-        sums = "".join(f"{_digest(draft / name)}  {name}\n" for name in contents)
+        sums = "".join(f"{file_digest(draft / name)}  {name}\n" for name in contents)
         (draft / SUMS).write_text(sums, encoding="utf-8", newline="")
         with suppress(FileNotFoundError):
             folder.rmdir()  # it is empty
@@ -268,11 +268,6 @@ def _check_sums(folder: Path) -> None:
         if said is None:
             raise ModelError(f"{folder / SUMS}, line {number}: it is no line of sha256sum; export the folder again")
         path = folder / said["name"]
-        if not path.is_file() or _digest(path) != said["digest"].lower():
+        if not path.is_file() or file_digest(path) != said["digest"].lower():
             state = "damaged" if path.is_file() else "missing"
             raise ModelError(f"{path} is {state}, by {SUMS} beside it: copy the folder again, or export it again")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
