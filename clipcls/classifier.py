@@ -6,7 +6,6 @@ import itertools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self, cast, get_args
 
@@ -56,6 +55,7 @@ class Classifier:
         cache: bool | str | os.PathLike[str] = True,
         batch_size: int | None = None,
         workers: int | None = None,
+        trace: bool | None = None,
     ) -> Self:
         """A classifier for a model. The weights are read when the first embedding is missing from the cache.
 
@@ -68,6 +68,9 @@ class Classifier:
             cache: whether to keep embeddings in the user's cache folder; or the folder to keep them in.
             batch_size: images in one pass of the image tower; by default what suits the device.
             workers: threads that read and decode images.
+            trace: whether a model is traced when it is first used on the CPU, which takes some seconds, so that from
+                then on ONNX Runtime answers and torch is not imported; None asks the settings. What is traced is kept
+                in the cache folder, also where no embeddings are.
 
         Raises:
             UsageError: the device or the precision is none of the known ones.
@@ -76,12 +79,10 @@ class Classifier:
         """
         # Refuses what makes no sense.
         Settings(model, device, precision, batch_size=batch_size or 0, workers=workers or 0)
-        store: Store | NoStore = NoStore()
-        if cache is True:
-            store = Store.open(Settings.load().cache_folder)
-        elif cache is not False:
-            store = Store.open(Path(cache))
-        return cls(Embedder(model, device, store, batch_size, workers, precision))
+        folder = {} if isinstance(cache, bool) else {"cache_dir": os.fspath(cache)}
+        settings = Settings.load(folder | ({} if trace is None else {"trace": trace}))
+        store = NoStore() if cache is False else Store.open(settings.cache_folder)
+        return cls(Embedder(model, device, store, batch_size, workers, precision, settings.traced_folder))
 
     def __enter__(self) -> Self:
         return self

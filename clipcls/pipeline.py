@@ -25,6 +25,7 @@ from clipcls.cores import cores
 from clipcls.decode import decode, decode_version
 from clipcls.encoders import file_digest, load_encoder
 from clipcls.encoders.base import Encoder, Vectors
+from clipcls.encoders.files import ModelFiles
 from clipcls.encoders.spec import ENCODER_VERSION, parse_spec
 from clipcls.errors import DecodeError, ModelError
 from clipcls.records import EncoderInfo, Failure, FileStamp, ImageRef, TokenCount
@@ -70,6 +71,7 @@ class Embedder:
         batch_size: images in one pass of the image tower; None takes what suits the device.
         workers: loader threads; None takes as many as there are cores at hand.
         precision: auto, fp32, bf16, fp16 or int8.
+        traced: the folder that keeps what is traced of models; None traces none.
 
     Raises:
         ModelError: the name fits no model.
@@ -83,8 +85,10 @@ class Embedder:
         batch_size: int | None = None,
         workers: int | None = None,
         precision: str = "auto",
+        traced: Path | None = None,
     ) -> None:
         self._model, self._device, self._precision = model, device, precision
+        self._traced = traced
         self.spec = parse_spec(model)
         self._info: EncoderInfo | None = None
         self._tower = Tower(self._load)
@@ -158,12 +162,20 @@ class Embedder:
 
     def _load(self) -> Encoder:
         encoder, files = load_encoder(
-            self._model, device=self._device, precision=self._precision, digest=self._remembered_digest
+            self._model,
+            device=self._device,
+            precision=self._precision,
+            digest=self._remembered_digest,
+            traced=self._traced,
         )
         self.store.put_encoder(replace(encoder.info, spec=self.spec.key), self._precision, self._device, files)
         if self._info is not None and self._info.fingerprint != encoder.info.fingerprint:
             raise ModelError(f"the files of the model {self._model} changed during the run; run the command again")
         return encoder
+
+    def fingerprint(self, files: ModelFiles) -> str:
+        """The model's in float32, computed from its files; nothing is loaded."""
+        return files.fingerprint("fp32", self._remembered_digest)
 
     def _remembered_digest(self, path: Path) -> str:
         """A model file's SHA-256: digesting gigabytes takes seconds, so the store remembers it like an image's."""

@@ -21,9 +21,14 @@ from clipcls.errors import OutputError, UsageError
 from clipcls.records import Precision
 from clipcls.textfile import parse_structured, read_text
 
+TRACED = "traced"
+"""In the cache folder, what is traced of models."""
 PROJECT_FILE = Path("clipcls.toml")
 """In the current folder."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|mps")
+
+_KINDS = {"str": "a string", "int": "a whole number", "bool": "true or false"}
+_SWITCHES = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 
 _MODEL = re.compile(
     r"""^([ \t]*(?:model|"model"|'model')[ \t]*=[ \t]*)(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*')""", re.MULTILINE
@@ -59,6 +64,8 @@ class Settings:
     """Threads that read and decode images; 0 takes the cores at hand."""
     cache_dir: str = ""
     """Folder of the embedding store; empty means the user's cache folder."""
+    trace: bool = True
+    """Whether models are traced when first used on the CPU, to run without torch from then on."""
 
     def __post_init__(self) -> None:
         if not _DEVICE.fullmatch(self.device):
@@ -73,6 +80,11 @@ class Settings:
     def cache_folder(self) -> Path:
         """The folder of the embedding store."""
         return Path(self.cache_dir or default_cache_dir()).expanduser()
+
+    @property
+    def traced_folder(self) -> Path | None:
+        """The folder that keeps what is traced of models; None where none are to be traced."""
+        return self.cache_folder / TRACED if self.trace else None
 
     @classmethod
     def load(cls, flags: Mapping[str, Any] | None = None) -> Settings:
@@ -147,6 +159,8 @@ def _from_environment() -> dict[str, Any]:
         text = os.environ.get(variable)
         if text:
             value: Any = int(text) if field.type == "int" and text.isdecimal() else text
+            if field.type == "bool":
+                value = _SWITCHES.get(text.lower(), text)
             found[field.name] = _checked(field.name, value, variable)
     return found
 
@@ -163,8 +177,10 @@ def _checked(key: str, value: Any, place: str) -> Any:
             value = tuple(value)
         case ("str", str()) | ("int", int()) if not isinstance(value, bool):
             pass
+        case "bool", bool():
+            pass
         case kind, _:
-            kind_name = {"str": "a string", "int": "a whole number"}.get(str(kind), "a string or a list of strings")
+            kind_name = _KINDS.get(str(kind), "a string or a list of strings")
             raise UsageError(f"{place}: must be {kind_name}")
     try:
         Settings(**{key: value})

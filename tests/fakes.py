@@ -92,7 +92,7 @@ class FakeDoor:
         self.loads = 0
 
     def __call__(
-        self, model: str, *, device: str = "auto", precision: str = "auto", digest: object = None
+        self, model: str, *, device: str = "auto", precision: str = "auto", digest: object = None, traced: object = None
     ) -> tuple[FakeEncoder, tuple[FileStamp, ...]]:
         self.loads += 1
         return self.encoder, tuple(FileStamp.of(path) for path in self.watched)

@@ -19,8 +19,9 @@ from huggingface_hub import constants
 
 from clipcls.agreement import Agreement
 from clipcls.encoders.catalogue import CATALOGUE, FIGURES, entries, find, recommended
-from clipcls.encoders.ondisk import _tags, on_disk, parts
+from clipcls.encoders.ondisk import on_disk, parts
 from clipcls.encoders.spec import STARTER_FOLDER, parse_spec
+from clipcls.encoders.tags import _tags
 from clipcls.errors import ModelError, OutputError, UsageError
 from clipcls.settings import Settings, save_model
 
@@ -378,7 +379,7 @@ def test_an_open_clip_of_another_make_is_told_in_one_line(
 ) -> None:
     (tmp_path / "constants.py").touch()
     (tmp_path / "pretrained.py").write_text(source)
-    monkeypatch.setattr("clipcls.encoders.ondisk.open_clip_folder", lambda: tmp_path)
+    monkeypatch.setattr("clipcls.encoders.tags.open_clip_folder", lambda: tmp_path)
     _tags.cache_clear()
     try:
         clipcls("models", "info", "ViT-B-32/openai", code=4)

@@ -22,11 +22,12 @@ from tiny import CLIP, CONTEXT, HF_TEXT, make_model
 
 from clipcls import load_prompts
 from clipcls.encoders import file_digest, load_encoder
-from clipcls.encoders.files import GRAPHS, WEIGHTS
-from clipcls.encoders.inputs import _clean
+from clipcls.encoders.files import FACTS, GRAPHS, WEIGHTS
+from clipcls.encoders.inputs import _CLEANINGS
 from clipcls.encoders.locate import locate
 from clipcls.encoders.onnx import OnnxEncoder
 from clipcls.encoders.spec import STARTER_FOLDER, parse_spec
+from clipcls.encoders.traced import TOKENS, read
 from clipcls.errors import ModelError, OutOfMemory
 from clipcls.records import TokenCount
 
@@ -92,7 +93,8 @@ def test_prompts_get_the_same_tokens_and_vectors(ours: OnnxEncoder, theirs: Any)
     prompts = [*PROMPTS, *(template.replace("{类别}", "大象").replace("{}", "cat") for template in templates)]
     assert ours.tokenize(prompts) == theirs.tokenize(prompts)
     assert {count.cut for count in ours.tokenize(PROMPTS)} == {True, False}
-    ids = ours._prompts.stack(ours._prompts.encode(prompts))
+    ids, mask = ours._prompts.stack(ours._prompts.ids(prompts))
+    assert ((ids == 1) == (mask == 0)).all()
     np.testing.assert_array_equal(ids, theirs._tokenizer(prompts)[:, : ids.shape[1]])
     assert cosines(ours.encode_texts(prompts), theirs.encode_texts(prompts)).min() >= 0.99999
 
@@ -106,11 +108,12 @@ def test_company_changes_no_vector(ours: OnnxEncoder) -> None:
     np.testing.assert_allclose(ours.encode_images(batch), apart, atol=1e-6, rtol=0)
 
 
-@given(st.text() | st.text("ab &;#<>gtlm'\"’“ﬁＡ，。 \t\x1b[m\u3000一龥丽\u0301â€™Ã©"))
+@given(st.text() | st.text("abC_ &;#<>gtlm'\"’“ﬁＡ，。 \t\x1b[m\u3000一龥丽\u0301â€™Ã©"))
 def test_texts_are_cleaned_as_open_clip_does(text: str) -> None:
     from open_clip.tokenizer import get_clean_fn
 
-    assert _clean(text) == get_clean_fn("whitespace")(text)
+    for name in ("whitespace", "lower", "canonicalize"):
+        assert _CLEANINGS[name](text) == get_clean_fn(name)(text)
 
 
 def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -215,9 +218,11 @@ def traced(once_traced: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(once_traced, tmp_path / "模 型"))
 
 
-def test_tracing_again_writes_the_same_bytes(recipe: Any, once_traced: Path) -> None:
-    graphs = [graph.SerializeToString(deterministic=True) for graph in recipe.towers(once_traced)]
-    assert graphs == [(once_traced / name).read_bytes() for name in GRAPHS]
+def test_tracing_again_writes_the_same_bytes(recipe: Any, once_traced: Path, traced: Path) -> None:
+    recipe.trace(traced)
+    for name in (*GRAPHS, FACTS, TOKENS):
+        assert (traced / name).read_bytes() == (once_traced / name).read_bytes()
+    assert read(STARTER_FOLDER).tokenizer == "tokenizer.json" and read(traced).tokenizer == TOKENS
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -230,43 +235,37 @@ def test_the_starters_graphs_hold_no_weights_and_no_paths(name: str) -> None:
 
 
 def test_a_model_that_cannot_be_traced(recipe: Any, tmp_path: Path) -> None:
-    folder = make_model(tmp_path / "clip", CLIP)
-    with pytest.raises(ModelError, match="nothing to trace"):
+    config = json.loads(json.dumps(CLIP))
+    config["model_cfg"]["vision_cfg"]["image_size"] = [32, 48]
+    folder = make_model(tmp_path / "clip", config)
+    with pytest.raises(ModelError, match="is not traced: its pictures are cut to an oblong"):
         recipe.trace(folder)
-    assert not any((folder / name).exists() for name in GRAPHS)
-
-
-def test_graphs_that_disagree_with_torch_are_not_left_behind(
-    recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def swapped(path: Path) -> Any:
-        places = places_in(path)
-        query, value = (f"text.transformer.encoder.layer.0.attention.self.{name}.weight" for name in ("query", "value"))
-        return places | {query: places[value], value: places[query]}
-
-    places_in = recipe.places_in
-    monkeypatch.setattr(recipe, "places_in", swapped)
-    folder = make_model(tmp_path / "model", HF_TEXT, 5)
-    with pytest.raises(ModelError, match=r"text\.onnx disagrees with torch, cosine -?0\.\d+$"):
-        recipe.trace(folder)
-    assert not any((folder / name).exists() for name in GRAPHS)
+    assert not any((folder / name).exists() for name in (*GRAPHS, FACTS))
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda c: c["preprocess_cfg"].update(resize_mode="squash"),
-        lambda c: c["preprocess_cfg"].pop("mean"),
-        lambda c: c["preprocess_cfg"].update(interpolation="nearest"),
-        lambda c: c["model_cfg"]["vision_cfg"].update(image_size=[32, 48]),
-        lambda c: c["model_cfg"]["text_cfg"].update(tokenizer_kwargs={"clean": "lower"}),
+        lambda f: f.pop("dim"),
+        lambda f: f.update(surplus=1),
+        lambda f: f["pictures"].update(resize="fold"),
+        lambda f: f["pictures"].pop("mean"),
+        lambda f: f["pictures"].update(interpolation="nearest"),
+        lambda f: f["pictures"].update(size=32),
+        lambda f: f["texts"].update(cleaning="none at all"),
+        lambda f: f["texts"].update(context="24"),
+        lambda f: f.update(tokenizer="elsewhere.json"),
     ],
-    ids=["squash", "mean unsaid", "nearest", "not square", "another cleaning"],
 )
-def test_what_only_torch_can_prepare_is_refused(change: Callable[[Any], object], traced: Path) -> None:
-    edit(traced / "open_clip_config.json", change)
-    message = refused(traced)
-    assert "delete image.onnx and text.onnx" in message
+def test_damaged_facts_are_refused(change: Callable[[Any], object], traced: Path) -> None:
+    edit(traced / FACTS, change)
+    assert f"delete {FACTS}" in refused(traced)
+
+
+def test_facts_of_another_version_are_not_used(traced: Path, through_torch: list[str]) -> None:
+    edit(traced / FACTS, lambda facts: facts.update(version=0))
+    load_encoder(str(traced), device="cpu")
+    assert through_torch == ["cpu"]
 
 
 def edit(path: Path, change: Callable[[Any], object]) -> None:
@@ -323,8 +322,8 @@ OTHER_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: edit(f / "tokenizer.json", lambda c: c["model"]["vocab"].update(狮=3)),
         "another model",
     ),
-    "cut weights": (cut_weights, "SafetensorError"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), "through ONNX Runtime"),
+    "cut weights": (cut_weights, "another model"),
+    "no tokenizer": (lambda f: (f / TOKENS).write_text("{"), "through ONNX Runtime"),
     "cut graphs": (lambda f: rewrite_graphs(f, lambda content: content[:-500]), "cannot be run"),
     "empty graphs": (lambda f: rewrite_graphs(f, lambda content: b""), "cannot be run"),
     "the starter's graphs": (

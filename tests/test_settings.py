@@ -16,7 +16,7 @@ def user_file() -> Path:
 
 
 def test_defaults(here: Path) -> None:
-    assert Settings.load() == Settings(cache_dir=os.environ["CLIPCLS_CACHE_DIR"])
+    assert Settings.load() == Settings(trace=False, cache_dir=os.environ["CLIPCLS_CACHE_DIR"])
     assert Settings().model == "starter"
 
 

@@ -164,7 +164,7 @@ def make_nllb(folder: Path) -> Path:
     config = json.loads(json.dumps(HF_TEXT))
     config["model_cfg"]["text_cfg"]["hf_pooler_type"] = "cls_pooler"
     sides = {f"{side}_{what}": size for side in ("encoder", "decoder") for what, size in _SIDE.items()}
-    tower = {"model_type": "m2m_100", "vocab_size": 128, "d_model": 32, "max_position_embeddings": 64} | sides
+    tower = {"model_type": "m2m_100", "vocab_size": 512, "d_model": 32, "max_position_embeddings": 64} | sides
     pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", *_LETTERS, *_CHARACTERS, "eng_Latn", "zho_Hans"]
     NllbTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]).save_pretrained(folder)
     (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -107,10 +107,32 @@ def info(
         for part in files:
             place = f"{part.path} ({part.size / 1e6:,.1f} MB)" if part.path else f"not on disk; it is in {part.place}"
             typer.echo(f"  {part.what}: {printable(place)}")
+        if on_disk(files) == "yes":
+            typer.echo(f"without torch: {printable(_without_torch(spec))}")
         if precision:
             near = _measured(name, precision, device)
             cosines = f"cosine of images at least {near.images:.4f}, of texts {near.texts:.4f}"
             typer.echo(f"{near.precision} against fp32: {cosines}")
+
+
+def _without_torch(spec: ModelSpec) -> str:
+    """Whether ONNX Runtime runs a model on the CPU, and if not, why."""
+    from clipcls.encoders.locate import locate
+    from clipcls.encoders.traced import refusal
+    from clipcls.pipeline import Embedder
+    from clipcls.settings import Settings
+    from clipcls.store import Store
+
+    settings, files = Settings.load(), locate(spec)
+    if files.traced:
+        return f"yes, its graphs came with it in {files.traced}"
+    home = settings.traced_folder
+    if home is None:
+        return "no, trace is off in the settings"
+    fingerprint = Embedder(spec.given, store=Store.open(settings.cache_folder)).fingerprint(files)
+    if reason := refusal(home, fingerprint):
+        return f"no, it cannot be traced: {reason}"
+    return f"yes, traced in {home / fingerprint}" if (home / fingerprint).is_dir() else "from its first use on"
 
 
 def _measured(model: str, precision: str, device: str | None) -> Agreement:

@@ -1,4 +1,4 @@
-"""``clipcls models pull|export|import|remove``: whole models from a hub, into a folder, from a folder, and away."""
+"""``clipcls models pull|trace|export|import|remove``: whole models had, made ready, given away."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipcls.cli.common import Debug, confirm_deleting, say
+from clipcls.settings import TRACED, Settings
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -29,6 +30,7 @@ Offline = Annotated[bool, typer.Option("--offline", help="Ask no hub: use what i
 def register(app: typer.Typer) -> None:
     """Add the commands to ``clipcls models``."""
     app.command()(pull)
+    app.command()(trace)
     app.command()(export)
     app.command("import")(import_)
     app.command()(remove)
@@ -51,7 +53,7 @@ def pull(
     use_hub(endpoint, offline=offline)
     began = time.perf_counter()
     with download_bar() as downloads:
-        done = pull(name, renew=renew)
+        done = pull(name, renew=renew, traced=Settings.load().traced_folder)
     size = f"{done.files} files, {done.size / 1e6:,.1f} MB"
     if downloads.received:
         seconds = time.perf_counter() - began
@@ -69,15 +71,29 @@ def export(
 ) -> None:
     """Write a model to a folder that needs nothing else, for a machine without a network.
 
-    There, --model DIR takes it as it is, and clipcls models import DIR gives it a name.
+    What lets it run without torch goes along. There, --model DIR takes it as it is, and clipcls models import DIR gives
+    it a name.
     """
     from clipcls.encoders.hub import use_hub
     from clipcls.encoders.transfer import export
 
     use_hub(endpoint, offline=offline)
     with download_bar():
-        done = export(name, folder)
+        done = export(name, folder, traced=Settings.load().traced_folder)
     say(f"wrote {done.folder}: {done.files} files, {done.size / 1e6:,.1f} MB; --model {done.folder} takes it")
+
+
+def trace(
+    name: Name,
+    int8: Annotated[bool, typer.Option("--int8", help="For --precision int8, which takes weights of its own.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Prepare a model to run on the CPU without torch; otherwise its first use does it."""
+    from clipcls.encoders.transfer import trace
+
+    with download_bar():
+        folder = trace(name, "int8" if int8 else "fp32", Settings.load({"trace": True}).cache_folder / TRACED)
+    say(f"{name} runs without torch: {folder}")
 
 
 def import_(

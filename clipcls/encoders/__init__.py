@@ -1,6 +1,7 @@
 """Everything that computes embeddings: the only package that imports torch or ONNX Runtime, inside ``load_encoder``.
 
-A folder that holds its towers' graphs is run by ONNX Runtime, and torch is not imported; any other model by torch.
+On the CPU a model is traced once, and from then on ONNX Runtime answers and torch is not imported; on a graphics card,
+and for models that cannot be traced, torch does.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipcls.encoders.gpu import may_have_gpu
 from clipcls.encoders.spec import parse_spec
 
 if TYPE_CHECKING:
     from clipcls.encoders.base import Encoder
-    from clipcls.records import FileStamp
+    from clipcls.encoders.files import ModelFiles
+    from clipcls.encoders.spec import ModelSpec
+    from clipcls.records import FileStamp, Precision
 
 __all__ = ["file_digest", "load_encoder"]
 
@@ -27,12 +31,14 @@ def file_digest(path: Path) -> str:
 
 
 def load_encoder(
-    model: str, *, device: str = "auto", precision: str = "auto", digest: Callable[[Path], str] = file_digest
+    model: str,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    digest: Callable[[Path], str] = file_digest,
+    traced: Path | None = None,
 ) -> tuple[Encoder, tuple[FileStamp, ...]]:
     """Load a model; the door that keeps torch out of everything that does not need it.
-
-    A model with graphs for ONNX Runtime goes there unless a device or precision is asked for that torch alone has: to
-    ask torch whether there is one takes longer than many an answer.
 
     Args:
         model: an alias or the name of an imported model, ``ARCH/TAG``, ``hf-hub:org/repo``, ``local-dir:FOLDER``,
@@ -40,6 +46,8 @@ def load_encoder(
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32, bf16, fp16 or int8.
         digest: the SHA-256 of a file in hex; the caller may remember it.
+        traced: the folder that keeps what is traced of models; None traces none, and only models that come with their
+            graphs do without torch.
 
     Returns:
         The encoder, and the files whose change means that the name stands for another model.
@@ -54,11 +62,11 @@ def load_encoder(
     files = locate(spec)
     watched = files.watched()  # before the files are read, so that a change meanwhile is noticed
 
-    if files.graphs and device in ("auto", "cpu") and precision in ("auto", "fp32"):
+    if precision in ("auto", "fp32", "int8") and _on_cpu(spec, device):
+        kind: Precision = "int8" if precision == "int8" else "fp32"
         with suppress(ImportError):  # not installed, or its libraries do not load on this system
-            from clipcls.encoders.onnx import OnnxEncoder
-
-            return OnnxEncoder(spec, files, digest), watched
+            if encoder := _traced(spec, files, kind, digest, traced):
+                return encoder, watched
 
     if spec.kind == "hf":
         from clipcls.encoders.hfmodel import HFEncoder
@@ -68,3 +76,38 @@ def load_encoder(
     from clipcls.encoders.openclip import OpenClipEncoder
 
     return OpenClipEncoder(spec, files, device, precision, digest), watched
+
+
+def _on_cpu(spec: ModelSpec, device: str) -> bool:
+    """Whether the CPU is to compute; torch is asked only where there may be something better."""
+    if device != "auto" or spec.is_starter:  # to ask torch takes longer than the starter's answer
+        return device in ("auto", "cpu")
+    if not may_have_gpu():
+        return True
+
+    from clipcls.encoders.devices import resolve_device
+
+    return resolve_device(device).type == "cpu"
+
+
+def _traced(
+    spec: ModelSpec, files: ModelFiles, precision: Precision, digest: Callable[[Path], str], home: Path | None
+) -> Encoder | None:
+    """A model through ONNX Runtime; None where that cannot be."""
+    import onnxruntime  # noqa: F401 - before a model is traced for it
+
+    from clipcls.encoders import traced
+
+    fingerprint = files.fingerprint(traced.NAMES[precision], digest)
+    found = None
+    if files.traced and precision == "fp32":
+        with suppress(traced.OutdatedError):
+            found = traced.read(files.traced)
+    if found is None and home:
+        found = traced.ready(spec, files, precision, fingerprint, home)
+    if found is None:
+        return None
+
+    from clipcls.encoders.onnx import OnnxEncoder
+
+    return OnnxEncoder(spec, files, found, fingerprint, precision)

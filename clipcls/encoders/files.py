@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.util
 import json
 import math
 import re
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from clipcls.encoders import tags
 from clipcls.encoders.spec import CONFIG_NAME, ENCODER_VERSION, ModelSpec
 from clipcls.errors import ModelError
 from clipcls.records import EncoderInfo, FileStamp, Precision
@@ -23,7 +22,9 @@ Config = dict[str, Any]
 WEIGHTS = "open_clip_model.safetensors"
 """The checkpoint that open_clip prefers, and the only one that graphs point into."""
 GRAPHS = ("image.onnx", "text.onnx")
-"""The towers of a folder that was traced (recipes/starter/trace.py)."""
+"""The image and the text tower of a traced model."""
+FACTS = "traced.json"
+"""What besides its graphs is needed of a traced model."""
 FINGERPRINT_KEY = "clipcls.fingerprint"
 """In a graph's metadata: the fingerprint of the model that it was traced from."""
 _WEIGHTS = (WEIGHTS, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
@@ -72,8 +73,8 @@ class ModelFiles:
     """Folder with a Hugging Face tokenizer; None means CLIP's own BPE."""
     landmarks: tuple[Path, ...]
     """What else changes when another model takes this one's place."""
-    graphs: tuple[Path, Path] | None = None
-    """Image and text tower for ONNX Runtime, beside the weights that they point into; None where they are not."""
+    traced: Path | None = None
+    """The folder, where graphs for ONNX Runtime lie in it beside the weights."""
     stated_languages: tuple[str, ...] = ()
     """What the configuration says of languages, as ``clipcls models export`` writes it there."""
 
@@ -103,22 +104,24 @@ class ModelFiles:
     def describe(
         self,
         spec: ModelSpec,
-        digest: Callable[[Path], str],
+        fingerprint: str,
         *,
         dim: int,
         logit_scale: float,
         logit_bias: float | None,
         precision: Precision = "fp32",
+        languages: tuple[str, ...] = (),
     ) -> EncoderInfo:
         """What scoring needs to know of the model, whatever runs it.
 
         Args:
             spec: the model's name.
-            digest: the SHA-256 of a file in hex.
+            fingerprint: the model's in this precision.
             dim: length of an embedding.
             logit_scale: as in the checkpoint, exponentiated.
             logit_bias: as in the checkpoint; None where the model has none.
             precision: what the towers compute in.
+            languages: those that this type of model is for, where nothing else tells.
 
         Raises:
             ModelError: scale or bias cannot be meant.
@@ -129,13 +132,13 @@ class ModelFiles:
             raise ModelError(f"cannot load the model {spec.given}: its weights hold no usable logit scale or bias")
         return EncoderInfo(
             spec=spec.given,
-            fingerprint=self.fingerprint(precision, digest),
+            fingerprint=fingerprint,
             precision=precision,
             dim=dim,
             logit_scale=logit_scale,
             logit_bias=logit_bias,
             activation="softmax" if logit_bias is None else "sigmoid",
-            languages=spec.languages or self.languages,
+            languages=spec.languages or self.languages or languages,
         )
 
     def fingerprint(self, precision: str, digest: Callable[[Path], str]) -> str:
@@ -207,16 +210,17 @@ def _in_folder(folder: Path) -> ModelFiles:
         tokenizer_folder=tokenizer_folder(text_cfg.get("hf_tokenizer_name"), own=folder),
         # A file that is added to a folder changes the folder's own time.
         landmarks=(folder, folder / CONFIG_NAME),
-        graphs=_graphs(folder),
+        traced=traced_folder(weights if len(weights) == 1 else [folder / WEIGHTS]),
         stated_languages=languages,
     )
 
 
-def _graphs(folder: Path) -> tuple[Path, Path] | None:
-    image, text, weights = (folder / name for name in (*GRAPHS, WEIGHTS))
+def traced_folder(weights: Sequence[Path]) -> Path | None:
+    """The folder of a model's weights, if graphs lie beside them that can be run."""
+    folder = weights[0].parent
     # ONNX Runtime follows no links to weights, and a hub's cache is made of them.
-    usable = all(path.is_file() and not path.is_symlink() for path in (image, text, weights))
-    return (image, text) if usable else None
+    usable = all(path.is_file() and not path.is_symlink() for path in (folder / FACTS, *weights))
+    return folder if usable and all((folder / name).is_file() for name in GRAPHS) else None
 
 
 def _on_hub(repo: str) -> ModelFiles:
@@ -241,21 +245,18 @@ def _on_hub(repo: str) -> ModelFiles:
     )
 
 
-def _by_tag(arch: str, tag: str) -> ModelFiles:
-    import open_clip
-
-    model_cfg = open_clip.get_model_config(arch)
+def _by_tag(arch: str, name: str) -> ModelFiles:
+    tag_cfg, model_cfg = tags.tag(arch, name), tags.architecture(arch)
     if model_cfg is None:
-        raise unknown_architecture(arch, tag, open_clip.list_models())
-    tag_cfg = open_clip.get_pretrained_cfg(arch, tag)
+        raise unknown_architecture(arch, name, tags.architectures())
     if not tag_cfg:
-        raise unknown_weights(arch, tag, open_clip.list_pretrained_tags_by_model(arch))
+        raise unknown_weights(arch, name, list(tags.tags(arch)))
     # open_clip only warns when the activation is not the one that the weights were trained with. Where the tag says
     # nothing, the architecture's own is right (roberta-ViT-B-32).
     model_cfg["quick_gelu"] = bool(tag_cfg.get("quick_gelu", model_cfg.get("quick_gelu", False)))
-    repo, _, name = tag_cfg.get("hf_hub", "").rpartition("/")
+    repo, _, file = tag_cfg.get("hf_hub", "").rpartition("/")
     if not repo:
-        raise ModelError(f"open_clip names no hub repository for {arch}/{tag}")
+        raise ModelError(f"open_clip names no hub repository for {arch}/{name}")
     text_cfg = model_cfg["text_cfg"]
     return ModelFiles(
         name=arch,
@@ -264,9 +265,9 @@ def _by_tag(arch: str, tag: str) -> ModelFiles:
         text_folder=_text_folder(text_cfg.get("hf_model_name")),
         tokenizer_folder=tokenizer_folder(text_cfg.get("hf_tokenizer_name")),
         # Safetensors where the repository has them.
-        weights=(_fetch_weights(repo, (f"{Path(name).stem}.safetensors", name) if name else _WEIGHTS),),
+        weights=(_fetch_weights(repo, (f"{Path(file).stem}.safetensors", file) if file else _WEIGHTS),),
         # A new version of open_clip may mean something else by the same names.
-        landmarks=(Path(open_clip.pretrained.__file__),),
+        landmarks=(tags.open_clip_folder() / "pretrained.py",),
     )
 
 
@@ -338,24 +339,8 @@ def _model_type(config: Path) -> str | None:
 
 def _text_towers() -> Container[str]:
     """The types of text tower that open_clip can build: its own table, without the package, which imports torch."""
-    towers: Container[str] = open_clip_module("hf_configs").arch_dict
+    towers: Container[str] = tags.open_clip_module("hf_configs").arch_dict
     return towers
-
-
-def open_clip_folder() -> Path:
-    """Where open_clip is installed."""
-    package = importlib.util.find_spec("open_clip")
-    assert package and package.origin
-    return Path(package.origin).parent
-
-
-def open_clip_module(name: str) -> ModuleType:
-    """One module of open_clip by its file, without the package, which imports torch."""
-    spec = importlib.util.spec_from_file_location(name, open_clip_folder() / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def unknown_architecture(arch: str, tag: str, known: Iterable[str]) -> ModelError:

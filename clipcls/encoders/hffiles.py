@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
+import importlib.util
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipcls.encoders.files import TEXT_CONFIG, Config, ModelFiles, tokenizer_folder
+from clipcls.encoders.files import TEXT_CONFIG, Config, ModelFiles, tokenizer_folder, traced_folder
 from clipcls.encoders.spec import CONFIG_NAME, ModelSpec
 from clipcls.errors import ModelError
 
@@ -21,6 +24,8 @@ _WEIGHTS = (
 )
 """In the order in which transformers looks for them; an index names the files that the weights were split into."""
 
+_TABLE = "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES"
+"""What transformers calls its table of zero-shot image classifiers by type of model."""
 _UNFIT = {
     "auto_map": "it brings code of its own, which is never run",
     "quantization_config": "its weights are quantised",
@@ -57,14 +62,16 @@ def locate_hf(spec: ModelSpec) -> ModelFiles:
     weights = find(_WEIGHTS)
     if weights is None:
         raise ModelError(f"{spec.target} holds no weights for transformers: none of {', '.join(_WEIGHTS)}; get it anew")
+    parts = _parts(weights, find) if weights.suffix == ".json" else (weights,)
     return ModelFiles(
         name=str(config.parent),
         model_cfg=model_cfg,
         preprocess_cfg={path.name: _read(path) for path in pictures},
-        weights=_parts(weights, find) if weights.suffix == ".json" else (weights,),
+        weights=parts,
         text_folder=None,
         tokenizer_folder=texts,
         landmarks=(config.parent, config, *pictures, weights),
+        traced=traced_folder(parts) if folder else None,
     )
 
 
@@ -119,16 +126,27 @@ def _parts(index: Path, find: Find) -> tuple[Path, ...]:
 
 def _check_type(place: str, config: Config) -> None:
     """Refuse what transformers has no zero-shot image classifier for, before anything large is downloaded."""
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES as SERVED,
-    )
-
-    kind = config.get("model_type")
-    if kind not in SERVED:
+    kind, served = config.get("model_type"), _served()
+    if kind not in served:
         raise ModelError(
             f"{place} is a model of type {kind!r}, which transformers does not serve for zero-shot image "
-            f"classification; it serves {', '.join(SERVED)}"
+            f"classification; it serves {', '.join(served)}"
         )
+
+
+def _served() -> list[str]:
+    """The types of model in transformers' own table, read without the module that holds it, which imports torch."""
+    package = importlib.util.find_spec("transformers")
+    assert package and package.origin
+    tree = ast.parse(Path(package.origin).parent.joinpath("models/auto/modeling_auto.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == _TABLE:
+            assert isinstance(node.value, ast.Call)
+            return [kind for kind, _ in ast.literal_eval(node.value.args[0])]
+    version = importlib.metadata.version("transformers")
+    raise ModelError(
+        f"the installed transformers {version} is not understood, it has no {_TABLE}: install transformers 5"
+    )
 
 
 def _check_fit(path: Path, table: Config) -> None:

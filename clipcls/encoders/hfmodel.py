@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +90,15 @@ class HFEncoder:
             scale, bias = _scale(self._model), getattr(self._model, "logit_bias", None)
             bias = None if bias is None else bias.item()
             dim = self._prove(scale, bias or 0.0)
-            info = files.describe(spec, digest, dim=dim, logit_scale=scale, logit_bias=bias, precision=wanted)
-            self.info = replace(info, languages=info.languages or _LANGUAGES.get(self._type, ()))
+            self.info = files.describe(
+                spec,
+                files.fingerprint(wanted, digest),
+                dim=dim,
+                logit_scale=scale,
+                logit_bias=bias,
+                precision=wanted,
+                languages=_LANGUAGES.get(self._type, ()),
+            )
             if wanted == "int8":
                 quantize(self._model)
             self._precision = wanted

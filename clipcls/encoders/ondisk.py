@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import ast
-import copy
-import importlib.metadata
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from clipcls.encoders.catalogue import FIGURES, Entry
-from clipcls.encoders.files import (
-    TOKENIZER,
-    open_clip_folder,
-    open_clip_module,
-    stated_languages,
-    unknown_architecture,
-    unknown_weights,
-)
+from clipcls.encoders.files import TOKENIZER, stated_languages, unknown_architecture, unknown_weights
 from clipcls.encoders.spec import CONFIG_NAME, ModelSpec, imported_names, models_folder
+from clipcls.encoders.tags import architecture, architectures, tag, tags
 from clipcls.errors import ModelError
 
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
@@ -96,18 +86,17 @@ def commit_on_disk(repo: str) -> str | None:
         return None
 
 
-def _of_tag(arch: str, tag: str) -> Iterator[Part]:
-    tags, shapes = _tags().get(arch, {}), open_clip_folder() / "model_configs"
-    if not (shapes / f"{arch}.json").is_file():
-        raise unknown_architecture(arch, tag, [path.stem for path in shapes.glob("*.json")])
-    known = tags.get(tag.lower().replace("-", "_"))
+def _of_tag(arch: str, name: str) -> Iterator[Part]:
+    known, shape = tag(arch, name), architecture(arch)
+    if shape is None:
+        raise unknown_architecture(arch, name, architectures())
     if known is None:
-        raise unknown_weights(arch, tag, list(tags))
-    yield from _texts(_table(_read(shapes / f"{arch}.json"), "text_cfg"), None)
-    repo, _, name = known["hf_hub"].rpartition("/")
+        raise unknown_weights(arch, name, list(tags(arch)))
+    yield from _texts(_table(shape, "text_cfg"), None)
+    repo, _, file = known["hf_hub"].rpartition("/")
     if not repo:
-        raise ModelError(f"open_clip names no hub repository for {arch}/{tag}")
-    stem = Path(name).stem or "open_clip"
+        raise ModelError(f"open_clip names no hub repository for {arch}/{name}")
+    stem = Path(file).stem or "open_clip"
     yield _part("weights", repo, lambda path: path.suffix in _WEIGHTS and path.name.startswith(stem))
 
 
@@ -182,41 +171,3 @@ def _read(path: Path | None) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return table if isinstance(table, dict) else {}
-
-
-@cache
-def _tags() -> dict[str, dict[str, dict[str, Any]]]:
-    """open_clip's table of weights by architecture and tag, without the package, whose import takes torch and seconds.
-
-    Of the module that holds it, only the table and what makes its rows are run.
-
-    Raises:
-        ModelError: this version of open_clip is written in another way.
-    """
-    try:
-        tags = _run_table()
-        repos = [known["hf_hub"] for by_tag in tags.values() for known in by_tag.values()]
-        if not repos or not all(isinstance(repo, str) for repo in repos):
-            raise TypeError("its table of weights names no repositories")
-    except Exception as exc:  # whatever code that nobody here has seen may raise
-        version = importlib.metadata.version("open_clip_torch")
-        raise ModelError(
-            f"the installed open_clip {version} is not understood ({type(exc).__name__}: {exc}): "
-            f"install one that is with pip install 'open_clip_torch>=3.3,<4'"
-        ) from exc
-    return tags
-
-
-def _run_table() -> dict[str, dict[str, dict[str, Any]]]:
-    source = (open_clip_folder() / "pretrained.py").read_text(encoding="utf-8")
-    tree = ast.parse(source)
-    tree.body = [
-        node
-        for node in tree.body
-        if isinstance(node, ast.Assign | ast.For | ast.Expr)
-        or (isinstance(node, ast.FunctionDef) and node.name.endswith("cfg") and node.name.startswith("_"))
-    ]
-    names: dict[str, Any] = vars(open_clip_module("constants")) | {"copy": copy}
-    exec(compile(tree, "open_clip/pretrained.py", "exec"), names)
-    tags: dict[str, dict[str, dict[str, Any]]] = names["_PRETRAINED"]
-    return tags

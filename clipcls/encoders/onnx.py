@@ -1,23 +1,24 @@
-"""A traced open_clip folder behind the Encoder seam: ONNX Runtime and tokenizers; torch is never imported."""
+"""A traced model behind the Encoder seam: ONNX Runtime and tokenizers; torch is never imported."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
-from safetensors import safe_open
 
 from clipcls.cores import cores
 from clipcls.encoders.base import Vectors, one_line, out_of_memory
-from clipcls.encoders.files import FINGERPRINT_KEY, WEIGHTS, ModelFiles
+from clipcls.encoders.files import FINGERPRINT_KEY, GRAPHS, ModelFiles
 from clipcls.encoders.inputs import Pictures, Pixels, Prompts
 from clipcls.encoders.spec import ModelSpec
+from clipcls.encoders.traced import PLACES, Traced, locations
 from clipcls.errors import ModelError
-from clipcls.records import TokenCount
+from clipcls.records import Precision, TokenCount
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,37 +29,46 @@ _TEXTS_AT_ONCE = 16
 """Of similar length, so that little is computed for padding, and few, so that memory stays small."""
 _SILENT = 4
 """The level of log lines at which ONNX Runtime prints none: all that fails is raised as well."""
-_ADVICE = "get the folder anew, or delete image.onnx and text.onnx from it to run it through torch"
+_ADVICE = "get the folder anew, or delete traced.json from it to run it through torch"
 
 onnxruntime.set_default_logger_severity(_SILENT)
 
 
 class OnnxEncoder:
-    """The two towers of a traced open_clip folder, in float32 on the CPU; a tower is opened when first used.
+    """The two towers of a traced model on the CPU; a tower is opened when first used.
 
     Args:
         spec: the model, understood.
-        files: its parts on disk, the graphs among them.
-        digest: the SHA-256 of a file in hex; the caller may remember it.
+        files: its parts on disk.
+        traced: its graphs, and what else it takes.
+        fingerprint: the model's in this precision.
+        precision: what the graphs compute in, fp32 or int8.
 
     Raises:
-        ModelError: the files are damaged, do not fit each other, or are of a kind that cannot be traced.
+        ModelError: the files are damaged, or do not fit each other.
     """
 
     batch_size = 8
 
-    def __init__(self, spec: ModelSpec, files: ModelFiles, digest: Callable[[Path], str]) -> None:
-        assert files.graphs
-        image, text = files.graphs
+    def __init__(
+        self, spec: ModelSpec, files: ModelFiles, traced: Traced, fingerprint: str, precision: Precision = "fp32"
+    ) -> None:
         try:
-            self._pictures, self._prompts = Pictures(files), Prompts(files)
-            scale, bias = _scale_and_bias(image.with_name(WEIGHTS))
-            dim = int(files.model_cfg["embed_dim"])
-        except Exception as exc:  # tokenizers and safetensors each have their own, and wrong types are many
-            raise ModelError(f"cannot run {image.parent} through ONNX Runtime: {one_line(exc)}; {_ADVICE}") from exc
-        self.info = files.describe(spec, digest, dim=dim, logit_scale=scale, logit_bias=bias)
+            self._pictures = Pictures(traced.pictures)
+            self._prompts = Prompts(traced.texts, traced.folder / traced.tokenizer)
+        except Exception as exc:  # tokenizers has its own, and wrong types are many
+            raise ModelError(f"cannot run {traced.folder} through ONNX Runtime: {one_line(exc)}; {_ADVICE}") from exc
+        self.info = files.describe(
+            spec,
+            fingerprint,
+            dim=traced.dim,
+            logit_scale=traced.logit_scale,
+            logit_bias=traced.logit_bias,
+            precision=precision,
+            languages=traced.languages,
+        )
         self.image_size = self._pictures.size
-        self._image_tower, self._text_tower = (_Graph(path, self.info.fingerprint) for path in (image, text))
+        self._image_tower, self._text_tower = (_Graph(traced.folder / name, files, fingerprint) for name in GRAPHS)
 
     def preprocess(self, image: Image.Image) -> Pixels:
         """The model's own resize and crop: uint8 [height, width, 3]."""
@@ -86,26 +96,27 @@ class OnnxEncoder:
             OutOfMemory: the batch did not fit.
             ModelError: the graph is damaged, or another model's.
         """
-        encodings = self._prompts.encode(prompts)
-        by_length = sorted(range(len(encodings)), key=lambda i: len(encodings[i]))
-        vectors = np.empty((len(encodings), self.info.dim), np.float32)
+        rows = self._prompts.ids(prompts)
+        by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        vectors = np.empty((len(rows), self.info.dim), np.float32)
         for start in range(0, len(by_length), _TEXTS_AT_ONCE):
             some = by_length[start : start + _TEXTS_AT_ONCE]
-            vectors[some] = self._text_tower.run(self._prompts.stack([encodings[i] for i in some]))
+            vectors[some] = self._text_tower.run(*self._prompts.stack([rows[i] for i in some]))
         return vectors
 
 
 class _Graph:
     """One tower; it runs only beside the model that it was traced from."""
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        self._path, self._fingerprint = path, fingerprint
+    def __init__(self, path: Path, files: ModelFiles, fingerprint: str) -> None:
+        self._path, self._files, self._fingerprint = path, files, fingerprint
 
-    def run(self, inputs: Any) -> Vectors:
-        """The embeddings of a batch: float32 [n, D], unit rows."""
+    def run(self, *inputs: Any) -> Vectors:
+        """The embeddings of a batch: float32 [n, D], unit rows; of the inputs it takes as many as it needs."""
         try:
             session = self._session
-            (vectors,) = session.run(None, {session.get_inputs()[0].name: inputs})
+            names = [node.name for node in session.get_inputs()]
+            (vectors,) = session.run(None, dict(zip(names, inputs, strict=False)))
         except ModelError:
             raise
         except Exception as exc:  # ONNX Runtime's own have no base class
@@ -121,15 +132,25 @@ class _Graph:
         options.intra_op_num_threads = cores()
         # Threads that spin while they wait take the loaders' cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        mapped = self._weights_elsewhere()
+        if mapped:
+            options.add_external_initializers(list(mapped), list(mapped.values()))
         session = onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
         if session.get_modelmeta().custom_metadata_map.get(FINGERPRINT_KEY) != self._fingerprint:
             raise ModelError(f"{self._path} was traced from another model than lies beside it: {_ADVICE}")
         return session
 
-
-def _scale_and_bias(weights: Path) -> tuple[float, float | None]:
-    """The checkpoint's logit scale, exponentiated, in float32, and its logit bias if it has one."""
-    with safe_open(weights, framework="numpy") as file:
-        scale = np.exp(file.get_tensor("logit_scale").astype(np.float64)).astype(np.float32)
-        bias = file.get_tensor("logit_bias") if "logit_bias" in file.keys() else None  # noqa: SIM118
-    return scale.item(), None if bias is None else bias.astype(np.float32).item()
+    def _weights_elsewhere(self) -> dict[str, onnxruntime.OrtValue]:
+        """What the graph names of files that could not be put beside it, mapped into memory."""
+        folder = self._path.parent
+        away = {name: path for path, name in locations(self._files).items() if not (folder / name).exists()}
+        if not away or not (folder / PLACES).exists():  # an int8 graph has weights of its own
+            return {}
+        places = json.loads((folder / PLACES).read_text(encoding="utf-8"))[self._path.name]
+        return {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(
+                np.memmap(away[file], dtype, "c", offset, tuple(shape))  # copy on write: nothing is ever written
+            )
+            for name, (file, dtype, shape, offset) in places.items()
+            if file in away
+        }

@@ -75,7 +75,7 @@ class OpenClipEncoder:
             bias = self._model.logit_bias
             self.info = files.describe(
                 spec,
-                digest,
+                files.fingerprint(wanted, digest),
                 dim=self.encode_texts([_PROBE]).shape[1],
                 logit_scale=self._model.logit_scale.exp().item(),
                 logit_bias=None if bias is None else bias.item(),

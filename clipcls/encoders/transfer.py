@@ -26,7 +26,9 @@ from clipcls.encoders.spec import (
     models_folder,
     parse_spec,
 )
+from clipcls.encoders.traced import NAMES, files_of, ready, refusal
 from clipcls.errors import InputError, ModelError, OutputError, UsageError
+from clipcls.records import Precision
 
 SUMS = "SHA256SUMS"
 """In an exported folder what its files must be, as ``sha256sum --check`` reads it."""
@@ -47,7 +49,7 @@ class Transferred:
     """Where its weights are."""
 
 
-def pull(model: str, *, renew: bool = False) -> Transferred:
+def pull(model: str, *, renew: bool = False, traced: Path | None = None) -> Transferred:
     """Get all that a model needs onto this disk; what is there already is not asked for.
 
     ``following`` tells how far it is.
@@ -55,6 +57,7 @@ def pull(model: str, *, renew: bool = False) -> Transferred:
     Args:
         model: any name that ``load_encoder`` takes.
         renew: whether to take the newest commits of its repositories instead of those on disk.
+        traced: the folder that keeps what is traced of models; weights that are pickled are converted there.
 
     Raises:
         ModelError: the model is unknown or incomplete, or cannot be had.
@@ -64,15 +67,41 @@ def pull(model: str, *, renew: bool = False) -> Transferred:
         _renew(parse_spec(model))
     files = _fetched(model)
     paths = _parts(files)
+    if files.weights[0].suffix != ".safetensors":
+        _graphs(parse_spec(model), files, traced)
     return Transferred(len(paths), sum(path.stat().st_size for path in paths), files.weights[0].parent)
 
 
-def export(model: str, folder: Path) -> Transferred:
+def trace(model: str, precision: Precision, home: Path) -> Path:
+    """Make a model ready to run without torch; gives the folder of its graphs.
+
+    Args:
+        model: any name that ``load_encoder`` takes; what is not on disk is downloaded.
+        precision: fp32 or int8.
+        home: the folder that keeps what is traced of models.
+
+    Raises:
+        ModelError: the model is unknown or incomplete, or cannot be had; or cannot be traced.
+    """
+    spec = parse_spec(model)
+    files = _fetched(model)
+    if files.traced and precision == "fp32":
+        return files.traced
+    fingerprint = files.fingerprint(NAMES[precision], file_digest)
+    found = ready(spec, files, precision, fingerprint, home)
+    if found is None:
+        reason = refusal(home, fingerprint) or "tracing it failed"
+        raise ModelError(f"{model} runs through torch and not without: {reason}")
+    return found.folder
+
+
+def export(model: str, folder: Path, *, traced: Path | None = None) -> Transferred:
     """Write a folder that needs nothing else: ``--model FOLDER`` takes it on a machine without a network.
 
     Args:
         model: any name that ``load_encoder`` takes; what is not on disk is downloaded.
         folder: must not exist, or be empty; it appears when all is there.
+        traced: the folder that keeps what is traced of models: with it the graphs go along that do without torch.
 
     Raises:
         UsageError: there is something in the folder's place.
@@ -81,7 +110,9 @@ def export(model: str, folder: Path) -> Transferred:
     """
     folder = Path(os.path.realpath(folder))  # the folder behind a link takes the files
     _check_free(folder)
-    return _write(_contents(_fetched(model), parse_spec(model).languages), folder)
+    spec = parse_spec(model)
+    files = _fetched(model)
+    return _write(_contents(files, spec.languages, _graphs(spec, files, traced)), folder)
 
 
 def import_(folder: Path, name: str | None = None) -> tuple[str, Transferred]:
@@ -119,7 +150,8 @@ def import_(folder: Path, name: str | None = None) -> tuple[str, Transferred]:
                 f"{folder} needs the {part.what} of {part.place}, which is not in it: "
                 f"write a whole folder with clipcls models export {folder} DIR where there is a network"
             )
-    return name, _write(_contents(locate(spec), spec.languages), target)
+    files = locate(spec)
+    return name, _write(_contents(files, spec.languages, _graphs(spec, files, None)), target)
 
 
 def remove(name: str) -> Path:
@@ -175,18 +207,28 @@ def _fetched(model: str) -> ModelFiles:
 def _parts(files: ModelFiles) -> list[Path]:
     """All the files of a model, wherever they are."""
     other = (path for path in files.landmarks if path.parent == files.weights[0].parent and path.is_file())
-    return list(dict.fromkeys((*files.weights, *files.text_files(), *(files.graphs or ()), *other)))
+    return list(dict.fromkeys((*files.weights, *files.text_files(), *other)))
 
 
-def _contents(files: ModelFiles, languages: tuple[str, ...]) -> dict[str, Path | str]:
+def _graphs(spec: ModelSpec, files: ModelFiles, home: Path | None) -> list[Path]:
+    """What was traced of a model, or now is; nothing if it cannot be."""
+    if files.traced or home is None:
+        return files_of(files.traced) if files.traced else []
+    traced = ready(spec, files, "fp32", files.fingerprint("fp32", file_digest), home)
+    return files_of(traced.folder) if traced else []
+
+
+def _contents(files: ModelFiles, languages: tuple[str, ...], graphs: list[Path]) -> dict[str, Path | str]:
     """By its name in a folder of its own each file's source, or its text.
 
     Args:
         files: the model's.
         languages: what is known of them elsewhere.
+        graphs: what was traced of it.
     """
     beside = sorted(path for path in files.weights[0].parent.iterdir() if path.is_file())
     terms: dict[str, Path | str] = {path.name: path for path in beside if _TERMS.match(path.name)}
+    terms |= {path.name: path for path in graphs}
     if not Path(files.name).is_absolute():
         return terms | _open_clip_contents(files, languages or files.languages)
     return terms | {path.name: path for path in _parts(files)}  # transformers' files fit each other by name
@@ -208,7 +250,7 @@ def _open_clip_contents(files: ModelFiles, languages: tuple[str, ...]) -> dict[s
         # By the names that open_clip looks for, unless several were there to choose from.
         single = WEIGHTS if path.suffix == ".safetensors" else f"open_clip_pytorch_model{path.suffix}"
         contents[single if len(files.weights) == 1 else path.name] = path
-    return contents | {path.name: path for path in files.graphs or ()}
+    return contents
 
 
 def _check_free(folder: Path) -> None:
