@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from conftest import ROOT, Terminal
 from huggingface_hub import constants
 
-from clipcls.agreement import Agreement
+from clipcls.encoders.agreement import Agreement
 from clipcls.encoders.catalogue import CATALOGUE, FIGURES, entries, find, recommended
 from clipcls.encoders.ondisk import on_disk, parts
 from clipcls.encoders.spec import STARTER_FOLDER, parse_spec
@@ -354,15 +355,18 @@ def test_info_of_what_is_not_listed(clipcls: Terminal, hub: Path, here: Path) ->
 def test_info_measures_a_precision(clipcls: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def measure(model: str, precision: str, device: str) -> Agreement:
-        asked.append((model, precision, device))
-        return Agreement(precision, 0.99, 0.98)
+    def measure(model: str, precisions: list[str], device: str, traced: object) -> Iterator[Agreement]:
+        asked.append((model, *precisions, device))
+        yield Agreement(precisions[0], 0.99, 0.98, 0.97, 0.955, 1.5, 200)
 
-    monkeypatch.setattr("clipcls.agreement.agreement", measure)
+    monkeypatch.setattr("clipcls.encoders.agreement.agreements", measure)
     found = json.loads(clipcls("models", "info", "starter", "--json", "--precision", "int8"))
-    assert found["measured"] == {"precision": "int8", "images": 0.99, "texts": 0.98}
+    assert found["measured"]["precision"] == "int8" and found["measured"]["same"] == 0.955
     told = clipcls("models", "info", "starter", "--precision", "int8", "--device", "cpu")
-    assert told.endswith("int8 against fp32: cosine of images at least 0.9900, of texts 0.9800\n")
+    assert told.endswith(
+        "int8 against fp32: cosine of images at least 0.9900 (0.9700 less their mean), of texts 0.9800; "
+        "the same best label for 95.5% of 200 pictures; 1.50 times as fast\n"
+    )
     assert asked == [("starter", "int8", "auto"), ("starter", "int8", "cpu")]
     for words, message in (
         (("--precision", "fp8"), "unknown precision 'fp8'"),

@@ -307,3 +307,12 @@ def test_what_cannot_be_traced_is_told(
     clipcls("models", "trace", models["hf_siglip2"], code=4)
     assert "runs through torch and not without: its Siglip2ImageProcessor" in clipcls.err
     assert "without torch: no, it cannot be traced" in clipcls("models", "info", models["hf_siglip2"])
+
+
+def test_the_cache_tells_of_traced_models_and_drops_them(
+    models: dict[str, str], home: Path, own_folders: Path, clipcls: Terminal
+) -> None:
+    shutil.copytree(home / fingerprint(models["clip"]), own_folders / "cache" / "traced" / "one")
+    assert "1 models made ready to run without torch: " in clipcls("cache", "info")
+    assert "and what 1 models need to run without torch" in clipcls("cache", "clear", "--yes")
+    assert not (own_folders / "cache" / "traced").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +13,7 @@ from clipcls.cli.common import Debug, confirm_deleting, quiet_pipe
 if TYPE_CHECKING:
     from clipcls.store import Store
 
-app = typer.Typer(no_args_is_help=True, help="Look after the embeddings that earlier runs kept.")
+app = typer.Typer(no_args_is_help=True, help="Look after what earlier runs kept: embeddings, and models made ready.")
 
 
 @app.command()
@@ -25,6 +27,9 @@ def info(debug: Debug = False) -> None:
     for model in known.models:
         names = ", ".join(_shown(spec) for spec in model.specs) or "no model in use (clipcls cache prune drops it)"
         typer.echo(f"  {model.fingerprint}  {model.images:,} images, {model.texts:,} texts  {names}")
+    count, size = traced_size(_traced())
+    if count:
+        typer.echo(f"{count} models made ready to run without torch: {_megabytes(size)} in {_traced()}")
     for path in known.set_aside:
         typer.echo(f"set aside because it was damaged or newer: {path} (clipcls cache clear deletes it)")
 
@@ -41,9 +46,12 @@ def clear(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
     with _store() as store:
         known = store.info()
         what = f"{known.images:,} image and {known.texts:,} text embeddings ({_megabytes(known.bytes)})"
+        if count := traced_size(_traced())[0]:
+            what += f" and what {count} models need to run without torch"
         if not yes:
             confirm_deleting(what)
         store.clear()
+        shutil.rmtree(_traced(), ignore_errors=True)
     typer.echo(f"deleted {what}")
 
 
@@ -61,6 +69,19 @@ def prune(
     )
 
 
+def traced_size(home: Path) -> tuple[int, int]:
+    """How many models are traced in a folder, and the bytes that it takes beyond the models' own files."""
+    files = [path for path in home.glob("*/*") if path.is_file()] if home.is_dir() else []
+    # A model's weights are linked, not copied.
+    return len({path.parent for path in files}), sum(path.stat().st_size for path in files if path.stat().st_nlink == 1)
+
+
+def _traced() -> Path:
+    from clipcls.settings import TRACED
+
+    return Path(_folder(), TRACED)
+
+
 def _folder() -> str:
     from clipcls.settings import Settings
 
@@ -68,8 +89,6 @@ def _folder() -> str:
 
 
 def _store() -> Store:
-    from pathlib import Path
-
     from clipcls.store import Store
 
     return Store.open(Path(_folder()))

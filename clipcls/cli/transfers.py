@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipcls.cli.common import Debug, confirm_deleting, say
-from clipcls.settings import TRACED, Settings
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -49,6 +48,7 @@ def pull(
     """
     from clipcls.encoders.hub import use_hub
     from clipcls.encoders.transfer import pull
+    from clipcls.settings import Settings
 
     use_hub(endpoint, offline=offline)
     began = time.perf_counter()
@@ -76,6 +76,7 @@ def export(
     """
     from clipcls.encoders.hub import use_hub
     from clipcls.encoders.transfer import export
+    from clipcls.settings import Settings
 
     use_hub(endpoint, offline=offline)
     with download_bar():
@@ -90,6 +91,7 @@ def trace(
 ) -> None:
     """Prepare a model to run on the CPU without torch; otherwise its first use does it."""
     from clipcls.encoders.transfer import trace
+    from clipcls.settings import TRACED, Settings
 
     with download_bar():
         folder = trace(name, "int8" if int8 else "fp32", Settings.load({"trace": True}).cache_folder / TRACED)

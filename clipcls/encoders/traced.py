@@ -92,6 +92,8 @@ class Traced:
     """Name of the tokenizer's file beside the graphs."""
     pictures: PictureFacts
     texts: TextFacts
+    faster: str = ""
+    """What a person may want to know of another precision on this processor."""
 
     def save(self) -> None:
         """Write ``traced.json``."""
@@ -156,7 +158,12 @@ def ready(spec: ModelSpec, files: ModelFiles, precision: Precision, fingerprint:
     try:
         _make(spec, precision, fingerprint, folder)
         _lay(files, folder, precision)
-        return read(folder) if not refusal(home, fingerprint) else None
+        if refusal(home, fingerprint):
+            return None
+        traced = read(folder)
+        if traced.faster:
+            logger.info("%s", traced.faster)
+        return traced
     except (ModelError, OSError) as exc:
         logger.warning("%s runs through torch, which is slower to start: %s", spec.given, " ".join(str(exc).split()))
         return None
