@@ -91,10 +91,19 @@ def test_the_python_example_runs(checkout: Path, environment: dict[str, str]) ->
 
 
 def test_every_option_and_exit_code_is_described(environment: dict[str, str], checkout: Path) -> None:
-    commands = ["classify", "doctor", "models pull", "models info", "models recommend", "prompts new", "prompts tune"]
+    commands = [
+        "classify",
+        "doctor",
+        "models pull",
+        "models trace",
+        "models info",
+        "models recommend",
+        "prompts new",
+        "prompts tune",
+    ]
     helps = "; ".join(f"clipcls {command} --help" for command in [*commands, "cache prune", "cache clear"])
     shown = run(helps, checkout, environment | {"COLUMNS": "200"}).stdout
-    for option in re.findall(r"(?<![-|])--[a-z][a-z-]+", README):
+    for option in re.findall(r"(?<![-|])--[a-z][a-z0-9-]+", README):
         if option not in ("--index-url", "--data"):  # pip's, and a recipe's
             assert option in shown, option
     from clipcls import errors
