@@ -105,8 +105,6 @@ def _prepare(debug: bool) -> None:
         piped: dict[str, Any] = {} if stream.isatty() else {"encoding": "utf-8", "newline": ""}
         cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace", **piped)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # torch's threads spin while they wait, which can halve the speed where something else needs a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     handler = StderrHandler()
     if debug:
         logging.getLogger().addHandler(handler)

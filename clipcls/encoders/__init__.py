@@ -7,6 +7,7 @@ and for models that cannot be traced, torch does.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -58,6 +59,9 @@ def load_encoder(
     """
     from clipcls.encoders.locate import locate
 
+    # torch's threads spin while they wait, which can halve the speed where something else needs a core. It reads this
+    # when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     spec = parse_spec(model)
     files = locate(spec)
     watched = files.watched()  # before the files are read, so that a change meanwhile is noticed
