@@ -170,6 +170,17 @@ def test_a_trace_that_dies_costs_the_run_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_was_cut_off_is_swept(models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    old, new = tmp_path / ".oc1-old.1", tmp_path / ".oc1-new.2"
+    for draft in (old, new):
+        draft.mkdir()
+        (draft / GRAPHS[0]).touch()
+    os.utime(old, (0, 0))
+    load_encoder(models["clip"], traced=tmp_path)
+    assert list(tmp_path.iterdir()) == [new]
+
+
 def test_a_cache_that_cannot_be_written_costs_the_run_nothing(models: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert not isinstance(load_encoder(models["clip"], traced=tmp_path / "file" / "traced")[0], OnnxEncoder)

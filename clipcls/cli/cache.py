@@ -71,7 +71,7 @@ def prune(
 
 def traced_size(home: Path) -> tuple[int, int]:
     """How many models are traced in a folder, and the bytes that it takes beyond the models' own files."""
-    files = [path for path in home.glob("*/*") if path.is_file()] if home.is_dir() else []
+    files = [path for path in home.glob("[!.]*/*") if path.is_file()] if home.is_dir() else []
     # A model's weights are linked, not copied.
     return len({path.parent for path in files}), sum(path.stat().st_size for path in files if path.stat().st_nlink == 1)
 

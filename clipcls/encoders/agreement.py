@@ -98,9 +98,18 @@ def measure(encoder: Encoder, seconds: float = _SECONDS) -> Measured:
         if spent > seconds:
             break
     labels = [label for name in ("cifar-10", "cifar-10-zh") for label in load_labels(name).labels]
-    prompts = [prompt for wording in wordings(labels, chosen(None)) for prompt in wording.prompts]
+    prompts = [wording.prompts[0] for wording in wordings(labels, chosen(None))]
     vectors = np.concatenate(images)
     return Measured(vectors, encoder.encode_texts(prompts), len(vectors) / spent)
+
+
+def pace(encoder: Encoder) -> float:
+    """Images a second, of one small batch."""
+    batch = [encoder.preprocess(picture) for picture in photographs()[:2]]
+    encoder.encode_images(batch)  # opens the tower, and warms it
+    began = time.perf_counter()
+    encoder.encode_images(batch)
+    return len(batch) / (time.perf_counter() - began)
 
 
 def compared(exact: Measured, near: Measured, precision: str) -> Agreement:

@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -39,6 +40,9 @@ NAMES: dict[Precision, str] = {"fp32": "fp32", "int8": "int8 by ONNX Runtime"}
 """Precisions as fingerprints name them: 8-bit integers are not the same as torch's."""
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "open_clip_torch", "transformers", "tokenizers")
 """A model that could not be traced is tried again when one of them is another."""
+
+_ABANDONED = 3600
+"""Seconds after which nobody is at work on a draft any more."""
 
 Cleaning = Literal["none", "whitespace", "lower", "canonicalize", "chinese_clip"]
 
@@ -204,6 +208,7 @@ def _lay(files: ModelFiles, folder: Path, precision: Precision) -> None:
 def _make(spec: ModelSpec, precision: Precision, fingerprint: str, folder: Path) -> None:
     """Trace a model in a process of its own, which takes torch and its memory with it."""
     logger.info("preparing %s to run without torch, which is done once and takes some seconds", spec.given)
+    _sweep(folder.parent)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     draft.mkdir(parents=True)
     try:
@@ -223,6 +228,14 @@ def _make(spec: ModelSpec, precision: Precision, fingerprint: str, folder: Path)
             draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _sweep(home: Path) -> None:
+    """Delete what runs that were cut off have left."""
+    for draft in home.glob(".*"):
+        with suppress(OSError):
+            if time.time() - draft.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write(folder: Path, table: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ what torch answered before, on photographs and on prompts in both languages; if 
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from PIL import Image
 
 from clipcls import promptfiles
 from clipcls.encoders import graphs
-from clipcls.encoders.agreement import LEAST_FASTER, compared, measure, photographs
+from clipcls.encoders.agreement import LEAST_FASTER, compared, measure, pace, photographs
 from clipcls.encoders.base import Vectors, one_line
 from clipcls.encoders.files import FINGERPRINT_KEY, GRAPHS, ModelFiles
 from clipcls.encoders.locate import locate
@@ -74,8 +75,6 @@ def trace(spec: ModelSpec, files: ModelFiles, fingerprint: str, folder: Path, pr
 
 def write(spec: ModelSpec, files: ModelFiles, encoder: Any, fingerprint: str, folder: Path) -> None:
     """Write graphs, tokenizer and facts, without comparing anything; the model is left changed."""
-    import json
-
     import torch
 
     from clipcls.encoders import towers
@@ -107,11 +106,10 @@ def write(spec: ModelSpec, files: ModelFiles, encoder: Any, fingerprint: str, fo
 
 def faster(ours: OnnxEncoder, theirs: Any) -> str:
     """What to tell a person whose processor computes in bfloat16 much faster than in float32; else nothing."""
-    exact = measure(ours, _PROBE_SECONDS)
     theirs._precision = "bf16"
-    if measure(theirs, 0).rate < LEAST_FASTER * exact.rate:
+    if pace(theirs) < LEAST_FASTER * pace(ours):
         return ""
-    found = compared(exact, measure(theirs, _PROBE_SECONDS), "bf16")
+    found = compared(measure(ours, _PROBE_SECONDS), measure(theirs, _PROBE_SECONDS), "bf16")
     if not found.worth_it:
         return ""
     return (
