@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import logging
 import os
 import re
@@ -138,12 +139,34 @@ def _open(data: bytes, min_side: int | None) -> Image:
     from PIL import Image
 
     # For JPEG, which most pictures are, the modules of all the other formats need not be imported.
-    formats = ("JPEG",) if data.startswith(_JPEG) else _formats()
-    image = Image.open(io.BytesIO(data), formats=formats)
-    if min_side is not None:
-        image.draft(None, (2 * min_side, 2 * min_side))
+    jpeg = data.startswith(_JPEG)
+    image = Image.open(io.BytesIO(data), formats=("JPEG",) if jpeg else _formats())
+    if jpeg:
+        image.decodermaxblock = len(data)  # all at once: in Pillow's pieces of 64 kB it takes 3% longer
+    drafted = image.draft(None, (2 * min_side, 2 * min_side)) if min_side else None
     image.load()
+    return _shaped(image, *drafted[1][2:], min_side) if min_side and drafted else image
+
+
+def _shaped(image: Image, width: float, height: float, side: int) -> Image:
+    """A picture decoded at a fraction of its size, without a last column or row that would change its shape.
+
+    Its sides are rounded up, and of a wider picture a model may see one pixel more, which moves all that it sees.
+
+    Args:
+        width, height: the fraction of its sides, not rounded.
+        side: pixels that the shorter side will have.
+    """
+    shape = _shape(width, height, side)
+    for size in itertools.product((image.width, int(width)), (image.height, int(height))):
+        if _shape(*size, side) == shape:
+            return image if size == image.size else image.crop((0, 0, *size))
     return image
+
+
+def _shape(width: float, height: float, side: int) -> tuple[int, int]:
+    """The size of a picture once its shorter side has been brought to so many pixels, as models do it."""
+    return int(side * width / min(width, height)), int(side * height / min(width, height))
 
 
 def _is_heic(data: bytes) -> bool:
@@ -205,15 +228,17 @@ def _upright(image: Image) -> Image:
 
 
 def _to_rgb(image: Image) -> Image:
-    from PIL.Image import new
+    from PIL.Image import alpha_composite, new
 
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_eight_bits(image)
     if image.has_transparency_data:
-        canvas = new("RGBA", image.size, "white")
-        canvas.alpha_composite(image.convert("RGBA"))
-        image = canvas
-    return image.convert("RGB")  # a copy even of an RGB picture, one that no longer holds the file
+        image = alpha_composite(new("RGBA", image.size, "white"), _in_mode("RGBA", image))
+    return _in_mode("RGB", image)
+
+
+def _in_mode(mode: str, image: Image) -> Image:
+    return image if image.mode == mode else image.convert(mode)  # which copies a picture that has the mode
 
 
 def _to_eight_bits(image: Image) -> Image:

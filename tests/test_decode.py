@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 import pytest
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image, ImageChops, ImageDraw, ImageFile, ImageOps
 
 from clipcls import decode as module
 from clipcls.decode import FORMATS, decode, decode_version
@@ -130,6 +130,51 @@ def test_orientation_survives_another_broken_tag() -> None:
     assert difference(decode(orientation_and_a_broken_tag()), corners()) < 8
 
 
+# Against Pillow's own steps, one after the other
+
+_dice = np.random.default_rng(7)
+NOISE = Image.fromarray(_dice.integers(0, 256, (37, 51, 4), np.uint8))
+
+
+def plainly(data: bytes) -> Image.Image:
+    """Upright, on white, in RGB: by Pillow's own means, without regard to time and memory."""
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    canvas = Image.new("RGBA", image.size, "white")
+    canvas.alpha_composite(image.convert("RGBA"))
+    return (canvas if image.has_transparency_data else image).convert("RGB")
+
+
+@pytest.mark.parametrize("orientation", BACK)
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        *[(mode, "JPEG", {}) for mode in ("L", "RGB", "CMYK")],
+        ("RGB", "JPEG", {"progressive": True}),
+        *[(mode, "PNG", {}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")],
+        ("L", "PNG", {"transparency": 9}),
+        ("P", "PNG", {"transparency": 9}),
+        ("RGB", "PNG", {"transparency": (9, 8, 7)}),
+        *[(mode, "WEBP", {"lossless": True, "exact": True}) for mode in ("RGB", "RGBA")],
+    ],
+)
+def test_not_one_pixel_differs_from_pillows_own_steps(
+    mode: str, kind: str, options: dict[str, object], orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = saved(NOISE.convert("RGB").convert(mode) if mode == "P" else NOISE.convert(mode), kind, exif=exif, **options)
+    found, expected = decode(data), plainly(data)
+    assert (found.mode, found.size) == ("RGB", expected.size)
+    assert found.tobytes() == expected.tobytes()
+
+
+def test_a_jpeg_longer_than_what_pillow_reads_at_once() -> None:
+    data = saved(Image.effect_noise((900, 600), 90).convert("RGB"), "JPEG", quality=95)
+    assert len(data) > 4 * ImageFile.MAXBLOCK
+    assert decode(data).tobytes() == plainly(data).tobytes()
+    assert "cut short" in str(reason(data[:-2000]))
+
+
 # Size
 
 
@@ -147,6 +192,28 @@ def test_a_phone_picture_with_two_frames_is_decoded_small_too() -> None:
     small = decode(data, min_side=100)
     assert small.size == (400, 300)
     assert difference(small, corners((400, 300))) < 4
+
+
+SIDE = 32
+"""Pixels of a model's shorter side."""
+
+
+def seen(image: Image.Image) -> tuple[int, int]:
+    """A picture's size once its shorter side is SIDE."""
+    return int(SIDE * image.width / min(image.size)), int(SIDE * image.height / min(image.size))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_picture_decoded_small_keeps_the_shape_that_a_model_sees(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    other = 0
+    for width in range(2 * 2 * SIDE, 3 * 2 * SIDE):
+        data = saved(Image.new("RGB", (width, 131), "teal"), "JPEG", exif=exif)
+        whole, small = decode(data), decode(data, min_side=SIDE)
+        assert min(whole.size) > min(small.size) >= 2 * SIDE
+        other += seen(whole) != seen(small)
+    assert other <= 1, "of 64 widths; if the sides are only rounded up, 13"
 
 
 # Colour

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import FakeDoor, FakeEncoder, picture
+from PIL import Image
 
 from clipcls import pipeline
 from clipcls.errors import DeviceError, ModelError
@@ -199,6 +200,28 @@ def test_the_source_is_read_only_a_little_ahead(
             break
     blocks.close()
     assert taken - seen < 1000
+
+
+def test_pixels_are_held_only_a_little_ahead(
+    fake: Install, tmp_path: Path, open_embedder: Callable[..., Embedder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pixels(np.ndarray):
+        held = most = 0
+
+        def __del__(self) -> None:
+            Pixels.held -= 1
+
+    def preprocess(image: Image.Image) -> np.ndarray:
+        pixels = np.asarray(image.resize((2, 2)), np.float32).mean(axis=(0, 1)).view(Pixels)
+        Pixels.held += 1
+        Pixels.most = max(Pixels.most, Pixels.held)
+        return pixels
+
+    monkeypatch.setattr(fake(seconds=0.002).encoder, "preprocess", preprocess)
+    pictures(tmp_path / "imgs", 200)
+    results(open_embedder(batch_size=4, workers=2), tmp_path / "imgs")
+    # Ready or being made: two batches and one a worker. In the tower's hands: two batches.
+    assert 2 * 4 <= Pixels.most <= 2 * 4 + 2 + 2 * 4
 
 
 def test_giving_up_keeps_the_batches_that_were_finished(
