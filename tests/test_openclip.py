@@ -26,7 +26,6 @@ from tiny import (
     CONTEXT,
     HF_TEXT,
     MODELS,
-    SIGLIP,
     make_model,
     make_models,
     random_weights,
@@ -274,87 +273,151 @@ def test_every_kind_of_checkpoint(weights: str, load: Load, tmp_path: Path) -> N
     np.testing.assert_array_equal(got, expected)
 
 
-# The padding of prompts.
+# How weights are loaded.
 
-PROMPTS = ["a photo of a cat", "", "rocket", "a dog, " * 40, "象" * 5, "one two three four five six seven " * 3, "cat"]
-CAUSAL = {
-    "clip": CLIP,
-    "custom text": {"model_cfg": CLIP["model_cfg"] | {"custom_text": True}},
-    "eos": {"model_cfg": CLIP["model_cfg"] | {"text_cfg": BPE_TEXT | {"pool_type": "eos", "eos_id": 49407}}},
-    "no eos": {"model_cfg": CLIP["model_cfg"] | {"text_cfg": BPE_TEXT | {"pool_type": "eos", "eos_id": 5}}},
-}
-HEEDING = {
-    "siglip": SIGLIP,
-    "hf": HF_TEXT,
-    "not causal": {"model_cfg": CLIP["model_cfg"] | {"text_cfg": BPE_TEXT | {"no_causal_mask": True}}},
-    "last": {"model_cfg": CLIP["model_cfg"] | {"text_cfg": BPE_TEXT | {"pool_type": "last"}}},
-    "class token": {"model_cfg": CLIP["model_cfg"] | {"custom_text": True, "text_cfg": BPE_TEXT | {"embed_cls": True}}},
-}
+RESNET = {"model_cfg": CLIP["model_cfg"] | {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}}}
+"""A convolutional image tower."""
 
 
-def columns_seen(encoder: Any, prompts: Sequence[str]) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """The vectors, and rows and columns of every batch of tokens that the text tower's first layer was given."""
-    from torch.nn import Embedding
-
-    seen: list[tuple[int, int]] = []
-    embedding = next(part for part in encoder._model.modules() if isinstance(part, Embedding))
-    hook = embedding.register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape)))
-    try:
-        return encoder.encode_texts(prompts), seen
-    finally:
-        hook.remove()
+def weights_of(folder: Path | str) -> Any:
+    """The model that an encoder has loaded."""
+    encoder: Any = load_encoder(str(folder), device="cpu")[0]
+    return encoder._model
 
 
-def texts_of_open_clip(folder: Path, prompts: Sequence[str]) -> np.ndarray:
+def assert_same_weights(model: Any, expected: Any) -> None:
+    """Parameters and buffers, those too that are in no checkpoint."""
     import torch
 
-    reference = Reference(folder)
-    with torch.no_grad():
-        return reference.model.encode_text(reference.tokenizer(list(prompts)), normalize=True).numpy()
+    for kind in ("named_parameters", "named_buffers"):
+        got, wanted = dict(getattr(model, kind)()), dict(getattr(expected, kind)())
+        assert got.keys() == wanted.keys()
+        for name, tensor in wanted.items():
+            assert got[name].dtype == tensor.dtype and torch.equal(got[name], tensor), name
 
 
-@pytest.mark.parametrize("config", CAUSAL.values(), ids=CAUSAL)
-def test_padding_that_nobody_looks_at_is_cut(config: dict[str, Any], tmp_path: Path) -> None:
-    folder = make_model(tmp_path / "model", config, 5)
-    encoder: Any = load_encoder(str(folder), device="cpu")[0]
-    got, seen = columns_seen(encoder, PROMPTS)
-    np.testing.assert_allclose(got, texts_of_open_clip(folder, PROMPTS), atol=1e-5)
-    absent = config is CAUSAL["no eos"]  # open_clip then pools at the first token
-    assert seen == ([(7, 1)] if absent else [(4, 7), (2, 23), (1, 77)])
-    assert absent or np.abs(got[0] - got[2]).max() > 1e-3  # the prompts do differ
-    for prompt, row in zip(PROMPTS, got, strict=True):
-        np.testing.assert_allclose(encoder.encode_texts([prompt])[0], row, atol=1e-5)
-    assert encoder._model.state_dict().keys() == Reference(folder).model.state_dict().keys()
-    context = config["model_cfg"]["text_cfg"]["context_length"]
-    assert len(getattr(encoder._model, "text", encoder._model).positional_embedding) == context
+@pytest.mark.parametrize("name", NAMES)
+def test_loaded_weights_are_those_that_open_clip_loads(
+    name: str, tiny_models: dict[str, Path], references: dict[str, Reference]
+) -> None:
+    model = weights_of(tiny_models[name])
+    assert_same_weights(model, references[name].model)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("config", HEEDING.values(), ids=HEEDING)
-def test_padding_that_counts_is_kept(config: dict[str, Any], tmp_path: Path) -> None:
-    folder = make_model(tmp_path / "model", config, 5)
-    got, seen = columns_seen(load_encoder(str(folder), device="cpu")[0], PROMPTS)
-    np.testing.assert_allclose(got, texts_of_open_clip(folder, PROMPTS), atol=1e-5)
-    assert seen == [(len(PROMPTS), config["model_cfg"]["text_cfg"]["context_length"])]
+@pytest.mark.parametrize("weights", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_half_precision_weights_are_computed_in_float32(weights: str, copied: Copied) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = copied("hf")
+    path = folder / "open_clip_model.safetensors"
+    state = {name: tensor.half() for name, tensor in load_file(path).items()}
+    path.unlink()
+    (save_file if weights.endswith("safetensors") else torch.save)(state, folder / weights)
+    model = weights_of(folder)
+    assert_same_weights(model, Reference(folder).model)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("error", [None, RuntimeError("The size of tensor a must match")], ids=["moved", "failed"])
-def test_padding_is_kept_where_the_cut_does_not_prove_true(
-    error: Exception | None, tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+def test_positions_of_another_size_are_resized_as_by_open_clip(copied: Copied) -> None:
+    folder = copied("clip")
+    edit_config(folder, lambda c: c["model_cfg"]["vision_cfg"].update(image_size=48))
+    edit_config(folder, lambda c: c["model_cfg"]["text_cfg"].update(context_length=40))
+    model = weights_of(folder)
+    assert len(model.visual.positional_embedding) == 10 and len(model.positional_embedding) == 40
+    assert_same_weights(model, Reference(folder).model)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tells what memory is mapped in a file of its own")
+def test_weights_stay_in_their_file(tiny_models: dict[str, Path]) -> None:
+    parameters = list(weights_of(tiny_models["clip"]).parameters())
+    mapped = []
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+        if line.endswith(str(tiny_models["clip"] / "open_clip_model.safetensors")):
+            start, end = line.split()[0].split("-")
+            mapped.append(range(int(start, 16), int(end, 16)))
+    assert all(any(parameter.data_ptr() in part for part in mapped) for parameter in parameters)
+
+
+@pytest.mark.parametrize("name", ["clip", "hf"])
+def test_no_weights_are_made_up_before_they_are_loaded(name: str, tiny_models: dict[str, Path]) -> None:
+    """But the few that open_clip makes before it gives them to the model."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Dice(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.largest = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if func.overloadpacket.__name__ in ("normal_", "uniform_", "randn") and not out.is_meta:
+                self.largest = max(self.largest, out.numel())
+            return out
+
+    with Dice() as own:
+        Reference(tiny_models[name])
+    with Dice() as ours:
+        load_encoder(str(tiny_models[name]), device="cpu")
+    assert ours.largest <= 32 * 32 < own.largest
+
+
+@pytest.mark.parametrize("how", ["fails", "is left without some"])
+def test_a_tower_that_computes_with_its_weights_while_it_is_built(
+    how: str, tiny_models: dict[str, Path], references: dict[str, Reference], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import open_clip
+    import torch
 
-    encode = open_clip.CLIP.encode_text
+    build = open_clip.CLIP.__init__
 
-    def heeds_padding(self: Any, tokens: Any, normalize: bool = False) -> Any:
-        if error and tokens.shape[1] < 77:
-            raise error
-        vectors = encode(self, tokens, normalize=normalize)
-        vectors[:, 0] += 2e-5 * tokens.shape[1] / 77
-        return vectors
+    def compute(self: Any, *args: Any, **options: Any) -> None:
+        build(self, *args, **options)
+        if how == "fails":
+            self.scale = self.logit_scale.item()
+        else:
+            self.register_buffer("scale", torch.exp(self.logit_scale.detach()), persistent=False)
 
-    monkeypatch.setattr(open_clip.CLIP, "encode_text", heeds_padding)
-    _, seen = columns_seen(load_encoder(str(tiny_models["clip"]), device="cpu")[0], PROMPTS)
-    assert seen == [(len(PROMPTS), 77)]
+    monkeypatch.setattr(open_clip.CLIP, "__init__", compute)
+    model = weights_of(tiny_models["clip"])
+    assert float(model.scale) > 0
+    del model.scale
+    assert_same_weights(model, references["clip"].model)
+
+
+def test_what_others_build_meanwhile_has_weights() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from torch.nn import Linear
+
+    from clipcls.encoders.meta import awaiting_weights
+
+    with pytest.raises(ValueError, match="so"), awaiting_weights(), ThreadPoolExecutor(1) as other:
+        assert Linear(2, 2).weight.is_meta
+        assert not other.submit(Linear, 2, 2).result().weight.is_meta
+        raise ValueError("so")
+    assert not Linear(2, 2).weight.is_meta
+
+
+@pytest.mark.parametrize(("config", "ordered"), [(RESNET, True), (CLIP, False)], ids=["convolutions", "transformer"])
+def test_a_graphics_card_gets_convolutions_in_its_order(
+    config: dict[str, Any], ordered: bool, tmp_path: Path, photos: list[Path]
+) -> None:
+    import torch
+
+    from clipcls.encoders.openclip import _order_channels
+
+    folder = make_model(tmp_path / "model", config, 4)
+    encoder: Any = load_encoder(str(folder), device="cpu")[0]
+    _order_channels(encoder._model.visual)
+    kernels = [part.weight for part in encoder._model.visual.modules() if isinstance(part, torch.nn.Conv2d)]
+    assert any(not kernel.is_contiguous() for kernel in kernels) is ordered
+    reference = Reference(folder)
+    assert_same_weights(encoder._model, reference.model)
+    got = encoder.encode_images([encoder.preprocess(Image.open(path)) for path in photos])
+    np.testing.assert_allclose(got, reference.image_vectors(photos), atol=1e-6)
+    assert np.abs(got[0] - got[1]).max() > 1e-3  # the photographs do differ
 
 
 # No network.

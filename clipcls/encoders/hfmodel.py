@@ -27,6 +27,7 @@ from clipcls.encoders.devices import device_errors, resolve_device
 from clipcls.encoders.files import ModelFiles
 from clipcls.encoders.precision import computing, quantize, resolve_precision
 from clipcls.encoders.spec import ModelSpec
+from clipcls.encoders.texttower import PROBES, TextTower, Tokens, ends
 from clipcls.errors import ClipclsError, ModelError
 from clipcls.records import Precision, TokenCount
 
@@ -44,8 +45,8 @@ if "TRANSFORMERS_VERBOSITY" not in os.environ:
     hf_logging.set_verbosity_error()
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
-_PROBE = "a photo of 大象 ☃"
-"""Known and, to most tokenizers, unknown characters."""
+_PROOF = 77
+"""Tokens to which prompts are padded, at most, to see whether that changes their vectors: a context may be long."""
 _TOLERANCE = 1e-4
 """How far a cosine may be from the one that the whole model computes: rounding, nothing else."""
 
@@ -87,6 +88,9 @@ class HFEncoder:
             self.image_size = _image_size(self._processor)
             self._tokenizer = _tokenizer(files)
             self._context = _context(self._model, self._tokenizer, self._type)
+            with computing(self._precision, self._device):
+                probes = self._padded(PROBES, min(self._context, _PROOF))
+                self._texts = TextTower(_Reader(self._model, self._type), probes)
             scale, bias = _scale(self._model), getattr(self._model, "logit_bias", None)
             bias = None if bias is None else bias.item()
             dim = self._prove(scale, bias or 0.0)
@@ -130,7 +134,7 @@ class HFEncoder:
             OutOfMemory: the batch did not fit.
         """
         with computing(self._precision, self._device):
-            return _unit_rows(self._model.get_image_features(**self._stack(batch)))
+            return _to_numpy(_unit_rows(self._model.get_image_features(**self._stack(batch))))
 
     def encode_texts(self, prompts: Sequence[str]) -> Vectors:
         """Embeddings of prompts: float32 [n, D], unit rows.
@@ -139,19 +143,21 @@ class HFEncoder:
             OutOfMemory: the batch did not fit.
         """
         with computing(self._precision, self._device):
-            return _unit_rows(self._model.get_text_features(**self._tokens(prompts)))
+            return _to_numpy(self._texts.embed(self._tokens(prompts)))
 
     def _clean(self, prompts: Sequence[str]) -> list[str]:
         if self._type != "chinese_clip":
             return list(prompts)
         return [prompt.lower().translate(_QUOTES) for prompt in prompts]  # as cn_clip does, which trained them
 
-    def _tokens(self, prompts: Sequence[str]) -> Inputs:
-        """Token ids and what belongs to them, padded to what the text tower was trained on: int64 [n, tokens]."""
-        # The SigLIP families look at the padding.
-        padding = "max_length" if "siglip" in self._type else True
-        options = {"padding": padding, "truncation": True, "max_length": self._context}
-        tokens = self._tokenizer(self._clean(prompts), return_tensors="pt", **options)
+    def _tokens(self, prompts: Sequence[str]) -> Tokens:
+        """Token ids and what belongs to them, padded as far as the text tower needs it: int64 [n, tokens]."""
+        return self._padded(prompts, None if self._texts.cuts else self._context)
+
+    def _padded(self, prompts: Sequence[str], length: int | None) -> Tokens:
+        """The same, padded to a length; None pads to the longest."""
+        options = {"padding": "max_length" if length else True, "max_length": length or self._context}
+        tokens = self._tokenizer(self._clean(prompts), return_tensors="pt", truncation=True, **options)
         if int(tokens["input_ids"].max()) >= self._model.config.text_config.vocab_size:
             raise ModelError(
                 f"cannot use the model {self._given}: its tokenizer knows tokens that its text tower does not, "
@@ -160,7 +166,11 @@ class HFEncoder:
         return {name: values.to(self._device) for name, values in tokens.items()}
 
     def _stack(self, batch: Sequence[Inputs]) -> Inputs:
-        return {name: torch.stack([each[name] for each in batch]).to(self._device) for name in batch[0]}
+        stacked = {name: torch.stack([each[name] for each in batch]) for name in batch[0]}
+        if self._device.type != "cuda":
+            return {name: values.to(self._device) for name, values in stacked.items()}
+        # Pinned, the copy is the card's own business, and what follows is handed to it meanwhile.
+        return {name: values.pin_memory().to(self._device, non_blocking=True) for name, values in stacked.items()}
 
     def _prove(self, scale: float, bias: float) -> int:
         """Length of an embedding, after a proof that scoring embeddings gives the model's own score.
@@ -170,9 +180,9 @@ class HFEncoder:
         from PIL import Image
 
         picture = self.preprocess(Image.linear_gradient("L").convert("RGB"))
-        image, text = self.encode_images([picture]), self.encode_texts([_PROBE])
+        image, text = self.encode_images([picture]), self.encode_texts(PROBES[:1])
         with computing(self._precision, self._device):
-            whole = self._model(**self._tokens([_PROBE]), **self._stack([picture])).logits_per_image.item()
+            whole = self._model(**self._tokens(PROBES[:1]), **self._stack([picture])).logits_per_image.item()
         if not (np.isfinite(image).all() and np.isfinite(text).all()):
             raise _UnfitError("its weights are damaged, they give no numbers: get them anew")
         if abs(scale * float(image[0] @ text[0]) + bias - whole) > _TOLERANCE * max(scale, 1):
@@ -237,8 +247,27 @@ def _scale(model: Any) -> float:
     return 1 / float(model.temperature)  # ALIGN
 
 
-def _unit_rows(features: Any) -> Vectors:
+class _Reader:
+    """The text tower of a transformers model."""
+
+    def __init__(self, model: Any, kind: str) -> None:
+        self._model, self._looks_at_padding = model, "siglip" in kind
+
+    def lengths(self, tokens: Tokens) -> torch.Tensor | None:
+        """How many tokens of each row are no padding: int64 [n]; None where padding is looked at, or not marked."""
+        mask = tokens.get("attention_mask")
+        return None if self._looks_at_padding or mask is None else ends(mask)
+
+    def read(self, tokens: Tokens) -> torch.Tensor:
+        """Embeddings of tokens: [n, D], unit rows."""
+        return _unit_rows(self._model.get_text_features(**tokens))
+
+
+def _unit_rows(features: Any) -> torch.Tensor:
     """Some releases of transformers give a tensor, others an object around it."""
     rows = features if isinstance(features, torch.Tensor) else features.pooler_output
-    vectors = torch.nn.functional.normalize(rows.float(), dim=-1)
+    return torch.nn.functional.normalize(rows.float(), dim=-1)
+
+
+def _to_numpy(vectors: torch.Tensor) -> Vectors:
     return np.ascontiguousarray(vectors.cpu().numpy())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +20,10 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from clipcls.encoders.base import Vectors, unfit
 from clipcls.encoders.devices import device_errors, resolve_device
 from clipcls.encoders.files import ModelFiles
+from clipcls.encoders.meta import awaiting_weights, lacks_weights
 from clipcls.encoders.precision import computing, quantize, resolve_precision
 from clipcls.encoders.spec import ModelSpec
-from clipcls.encoders.texttower import TextTower
+from clipcls.encoders.texttower import PROBES, TextTower, Tokens, reader_of
 from clipcls.errors import ClipclsError, ModelError
 from clipcls.labels import script
 from clipcls.records import Precision, TokenCount
@@ -36,8 +39,6 @@ _SOURCES = {
     **{"Devanagari": "hin_Deva", "Thai": "tha_Thai"},
 }
 """NLLB's name for the language that a prompt's script tells: it embeds the same words differently by language."""
-_PROBE = "a photo of 大象 ☃"
-"""Known and, to most tokenizers, unknown characters."""
 
 
 class OpenClipEncoder:
@@ -66,17 +67,19 @@ class OpenClipEncoder:
         try:
             with device_errors():
                 self._model = _create(files).eval().requires_grad_(False).to(self._device)
+            if self._device.type == "cuda":
+                _order_channels(self._model.visual)
             self._tokenizer = _tokenizer(files)
             self._speaks = files.by_source_language
             self._prepare_images()
             with computing(self._precision, self._device):
-                # A tokenizer and a text tower that do not fit each other fail here, or with the vector below.
-                self._texts = TextTower(self._model, self._tokens([_PROBE]))
+                # A tokenizer and a text tower that do not fit each other fail here.
+                self._texts = TextTower(reader_of(self._model), self._tokens(PROBES))
             bias = self._model.logit_bias
             self.info = files.describe(
                 spec,
                 files.fingerprint(wanted, digest),
-                dim=self.encode_texts([_PROBE]).shape[1],
+                dim=self._texts.dim,
                 logit_scale=self._model.logit_scale.exp().item(),
                 logit_bias=None if bias is None else bias.item(),
                 precision=wanted,
@@ -113,9 +116,14 @@ class OpenClipEncoder:
             OutOfMemory: the batch did not fit.
         """
         with computing(self._precision, self._device):
-            pixels = torch.from_numpy(np.stack(batch)).to(self._device).permute(0, 3, 1, 2)
-            # What torchvision's ToTensor and Normalize do to one picture, done to the batch.
-            inputs = pixels.float().div_(255).sub_(self._mean).div_(self._std)
+            pixels = torch.from_numpy(np.stack(batch))
+            if self._device.type == "cuda":
+                # Pinned, the copy is the card's own business, and what follows is handed to it meanwhile.
+                pixels = pixels.pin_memory().to(self._device, non_blocking=True)
+            # Not copied: convolutions like the channels last in memory.
+            pixels = pixels.to(self._device).permute(0, 3, 1, 2)
+            # What torchvision's ToTensor and Normalize do to one picture, done to the batch in one step.
+            inputs = torch.addcmul(self._offset, pixels.float(), self._scale)
             return _to_numpy(self._model.encode_image(inputs, normalize=True))
 
     def encode_texts(self, prompts: Sequence[str]) -> Vectors:
@@ -127,12 +135,12 @@ class OpenClipEncoder:
         with computing(self._precision, self._device):
             return _to_numpy(self._texts.embed(self._tokens(prompts)))
 
-    def _tokens(self, prompts: Sequence[str]) -> torch.Tensor:
+    def _tokens(self, prompts: Sequence[str]) -> Tokens:
         """Token ids, padded to the context length: int64 [n, context length]."""
-        tokens = self._ids(prompts)
-        if int(tokens.max()) >= getattr(self._model, "text", self._model).vocab_size:
+        ids = self._ids(prompts)
+        if int(ids.max()) >= getattr(self._model, "text", self._model).vocab_size:
             raise ModelError("the tokenizer knows tokens that the text tower does not: it is another model's")
-        return tokens.to(self._device)
+        return {"input_ids": ids.to(self._device)}
 
     def _ids(self, prompts: Sequence[str]) -> torch.Tensor:
         if not self._speaks:
@@ -149,8 +157,10 @@ class OpenClipEncoder:
         """Split the model's own transform: geometry on the picture, numbers on the batch."""
         cfg = PreprocessCfg(**self._model.visual.preprocess_cfg)
         *self._geometry, _to_tensor, _normalize = image_transform_v2(cfg, is_train=False).transforms
-        self._mean = torch.tensor(_normalize.mean, device=self._device).view(3, 1, 1)
-        self._std = torch.tensor(_normalize.std, device=self._device).view(3, 1, 1)
+        mean, std = (
+            torch.tensor(each, dtype=torch.float64).view(3, 1, 1) for each in (_normalize.mean, _normalize.std)
+        )
+        self._scale, self._offset = (each.float().to(self._device) for each in (1 / (255 * std), -mean / std))
         self.image_size = int(np.max(cfg.size))
 
 
@@ -166,10 +176,25 @@ def _create(files: ModelFiles) -> Any:
             "force_preprocess_cfg": files.preprocess_cfg,
             "quick_gelu": files.model_cfg["quick_gelu"],
         }
+    create = partial(open_clip.create_model, files.name, require_pretrained=True, weights_only=True, **overrides)
     with warnings.catch_warnings():
         # About the architecture's own activation, which the override above has put right.
         warnings.filterwarnings("ignore", message="QuickGELU mismatch")
-        return open_clip.create_model(files.name, require_pretrained=True, weights_only=True, **overrides)
+        # It fails where a tower computes with its weights while it is built, or where the checkpoint does not fit.
+        with suppress(RuntimeError), awaiting_weights():
+            model = create(device=None)  # what has no numbers cannot be moved to one
+            if not lacks_weights(model):
+                return model
+        return create()
+
+
+def _order_channels(tower: torch.nn.Module) -> None:
+    """Lay the weights of a convolutional tower in the order of the pixels that it is given, channels last.
+
+    A graphics card's tensor cores compute in it; on a CPU nothing is gained, and weights would leave their file.
+    """
+    if sum(isinstance(part, torch.nn.Conv2d) for part in tower.modules()) > 1:  # one cuts out a transformer's patches
+        tower.to(memory_format=torch.channels_last)
 
 
 def _tokenizer(files: ModelFiles) -> Any:
