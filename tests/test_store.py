@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from clipcls.errors import StoreError
 from clipcls.records import EncoderInfo, FileStamp, TokenCount
-from clipcls.store import FILE_NAME, PruneResult, Store, database
+from clipcls.store import FILE_NAME, SCHEMA, PruneResult, Store, database, packed
+from clipcls.store.absent import NoStore
 
 Vector = NDArray[np.float32]
 
@@ -46,6 +47,20 @@ def vectors(count: int, dim: int = 8, seed: int = 0) -> dict[bytes, Vector]:
 
 def same(found: dict[bytes, Vector], put: dict[bytes, Vector]) -> bool:
     return found.keys() == put.keys() and all(found[key].tobytes() == put[key].tobytes() for key in put)
+
+
+def scanned(store: Store, dim: int = 8) -> dict[bytes, Vector]:
+    blocks = [
+        (key.tobytes(), vector)
+        for keys, found in store.scan(MODEL, dim)
+        for key, vector in zip(keys, found, strict=True)
+    ]
+    assert len({key for key, _ in blocks}) == len(blocks)
+    return dict(blocks)
+
+
+def parts(folder: Path) -> list[Path]:
+    return sorted((folder / packed.FOLDER).glob("*"))
 
 
 def stamp(path: Path) -> FileStamp:
@@ -79,6 +94,8 @@ def raw(store: Store) -> sqlite3.Connection:
 def test_images_come_back_as_they_were(store: Store, tmp_path: Path) -> None:
     put = vectors(1200, 16)
     store.put_images(MODEL, put)
+    assert same(store.images(MODEL, put), put)
+    raw(store).setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 100)  # as some builds of sqlite have it
     assert same(store.images(MODEL, put), put)
     store.close()
     with Store.open(tmp_path) as again:
@@ -195,6 +212,240 @@ def test_the_folder_need_not_be_utf8(tmp_path: Path) -> None:
         with Store.open(folder) as store:
             store.put_images(MODEL, vectors(1))
             assert store.info().images == 1
+
+
+def test_files_are_found_by_content(store: Store) -> None:
+    first, copy, other = (FileStamp(f"/{name}.jpg", 1, LONG_AGO) for name in ("a", "b", "c"))
+    store.remember_files([(first, b"d"), (copy, b"d"), (other, b"e")], time.time_ns())
+    store.remember_files([(FileStamp("/racy.jpg", 1, LONG_AGO), b"d")], LONG_AGO)
+    assert store.files([b"d", b"unknown"]) == {b"d": [first, copy]}
+
+
+# Scans over all of a model's images
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "SPAN", 10)
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("dim", [8, 7])
+def test_a_scan_gives_every_image_vector_of_a_model(store: Store, tmp_path: Path, dim: int) -> None:
+    put = vectors(35, dim)
+    store.put_images(MODEL, put)
+    store.put_images("model-b", vectors(40, dim, seed=1))
+    store.put_texts(MODEL, {"a": (np.ones(dim, np.float32), TokenCount(3, False))})
+    for _ in range(3):
+        assert same(scanned(store, dim), put)
+    assert len(parts(tmp_path)) == 7
+    assert all(len(keys) <= 10 for keys, _ in store.scan(MODEL, dim))
+    for part in parts(tmp_path):
+        part.unlink()
+    assert same(scanned(store, dim), put)
+    assert store.info().bytes > sum(part.stat().st_size for part in parts(tmp_path)) > 0
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_few_vectors_need_no_packed_part(store: Store, tmp_path: Path) -> None:
+    put = vectors(9)
+    store.put_images(MODEL, put)
+    assert same(scanned(store), put)
+    assert parts(tmp_path) == []
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_scan_is_never_out_of_date(store: Store, tmp_path: Path) -> None:
+    put: dict[bytes, Vector] = {}
+    for round_ in range(30):
+        rng = random.Random(round_)
+        fresh = vectors(rng.randrange(25), seed=100 + round_)
+        store.put_images(MODEL, fresh)
+        put |= fresh
+        if round_ % 3 == 2:
+            # Of the last ones too, so that their ids are given again.
+            gone = [key for key in put if rng.random() < 0.3] + list(put)[-rng.randrange(4) :]
+            raw(store).executemany("DELETE FROM embeddings WHERE key = ?", [(key,) for key in gone])
+            put = {key: vector for key, vector in put.items() if key not in gone}
+        assert same(scanned(store), put)
+    tokens = {part.name.partition("-")[0] for part in parts(tmp_path)}
+    assert len(tokens) == 1
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_prune_and_clear_take_packed_parts_along(store: Store, tmp_path: Path) -> None:
+    put = vectors(30)
+    kept = list(put)[:20]
+    store.put_images(MODEL, put)
+    store.put_encoder(INFO, "auto", "cpu", [])
+    store.remember_files([(old_file(tmp_path / f"{i}.jpg"), key) for i, key in enumerate(kept)], time.time_ns())
+    assert same(scanned(store), put)
+    before = store.info().bytes
+    store.prune(dry_run=True)
+    assert len(parts(tmp_path)) == 3
+    pruned = store.prune()
+    assert parts(tmp_path) == []
+    assert store.info().bytes == before - pruned.bytes
+    assert same(scanned(store), {key: put[key] for key in kept})
+    assert len(parts(tmp_path)) == 2
+    assert store.prune() == PruneResult()
+    (tmp_path / "0.jpg").unlink()
+    (tmp_path / "1.jpg").write_bytes(b"y")
+    store.clear()
+    assert parts(tmp_path) == []
+    assert scanned(store) == {}
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 4]) + content[at + 1 :]
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize(
+    "ruin",
+    [
+        *(lambda content, at=at: flipped(content, at) for at in (0, 7, 8, 39, 40, 71, 72, 79, 80, -1)),
+        lambda content: b"",
+        lambda content: content[:7],
+        lambda content: content[:-72],
+        lambda content: content[:-1],
+        lambda content: content + content[8:],
+        lambda content: bytes(len(content)),
+        lambda content: content[:8] + bytes(len(content) - 8),
+        lambda content: content[:8] + content[80:152] + content[8:80] + content[152:-72] + content[8:80],
+    ],
+)
+def test_damage_to_a_packed_part_is_noticed(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, ruin: Callable[[bytes], bytes]
+) -> None:
+    put = vectors(20)
+    store.put_images(MODEL, put)
+    assert same(scanned(store), put)
+    part = parts(tmp_path)[1]
+    content = part.read_bytes()
+    part.write_bytes(ruin(content))
+    assert same(scanned(store), put)
+    assert len(warnings(caplog)) == 1
+    assert part.read_bytes() == content
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_one_part_does_not_pass_for_another(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put = vectors(20)
+    store.put_images(MODEL, put)
+    assert same(scanned(store), put)
+    first, second = parts(tmp_path)
+    first.write_bytes(second.read_bytes())
+    assert same(scanned(store), put)
+    assert len(warnings(caplog)) == 1
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_damaged_vector_is_told_and_left_out_of_a_scan(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put = vectors(20)
+    store.put_images(MODEL, put)
+    bad = list(put)[4]
+    raw(store).execute("UPDATE embeddings SET vector = zeroblob(32) WHERE key = ?", (bad,))
+    expected = {key: vector for key, vector in put.items() if key != bad}
+    assert same(scanned(store), expected)
+    assert same(scanned(store), expected)
+    assert len(warnings(caplog)) == 1
+    store.put_images(MODEL, {bad: put[bad]})
+    assert same(scanned(store), put)
+
+
+def test_a_damaged_key_costs_a_scan_one_vector(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put = vectors(50, 64)
+    path = filled_file(tmp_path, put)
+    bad = list(put)[20]
+    content = path.read_bytes()
+    at = content.find(bad + put[bad].tobytes())  # in the table, and not in its index
+    assert at > 0
+    path.write_bytes(flipped(content, at))
+    with Store.open(tmp_path) as again:
+        assert same(scanned(again, 64), {key: vector for key, vector in put.items() if key != bad})
+        assert same(again.images(MODEL, put), put)
+    assert len(warnings(caplog)) == 1
+    assert aside(tmp_path) == []
+
+
+def test_a_scan_minds_no_gaps(store: Store) -> None:
+    put = vectors(20)
+    store.put_images(MODEL, put)
+    for id_, far in ((18, 2**40), (19, 2**63 - 2), (20, 2**63 - 1)):
+        raw(store).execute("UPDATE embeddings SET id = ? WHERE id = ?", (far, id_))
+    assert same(scanned(store), put)
+
+
+def test_vectors_of_another_length_or_key_are_left_out_of_a_scan(store: Store) -> None:
+    put = vectors(3)
+    store.put_images(MODEL, put | vectors(2, 4, seed=1) | {b"short": np.ones(8, np.float32)})
+    assert same(scanned(store), put)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_scan_that_cannot_pack_goes_on(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    put = vectors(30)
+    store.put_images(MODEL, put)
+    (tmp_path / packed.FOLDER).write_bytes(b"")
+    assert same(scanned(store), put)
+    assert len(warnings(caplog)) == 1
+    (tmp_path / packed.FOLDER).unlink()
+    raw(store).execute("PRAGMA query_only = 1")
+    assert same(scanned(store), put)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_what_cannot_be_read_is_not_packed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    put = vectors(30)
+    store.put_images(MODEL, put)
+    con = raw(store)
+    read = Store._records
+
+    def interrupted(*arguments: Any) -> Any:
+        con.set_progress_handler(lambda: 1, 1)
+        try:
+            return read(*arguments)
+        finally:
+            con.set_progress_handler(None, 1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "_records", interrupted)
+        assert scanned(store) == {}
+    assert parts(tmp_path) == []
+    assert same(scanned(store), put)
+    assert len(warnings(caplog)) == 1
+
+
+def test_there_is_nothing_to_scan_without_a_store(store: Store) -> None:
+    store.put_images(MODEL, vectors(3))
+    store.close()
+    assert scanned(store) == {}
+    assert [*NoStore().scan(MODEL, 8)] == []
+    assert store.files([b"d"]) == NoStore().files([b"d"]) == {}
+
+
+# Versions
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("version", range(1, len(SCHEMA)))
+def test_an_older_store_is_taken_over(tmp_path: Path, caplog: pytest.LogCaptureFixture, version: int) -> None:
+    put = vectors(30)
+    older = Store(database.Database(tmp_path / FILE_NAME, SCHEMA[:version]))
+    older.put_images(MODEL, put)
+    assert raw(older).execute("PRAGMA user_version").fetchone() == (version,)
+    older.close()
+    with Store.open(tmp_path) as opened:
+        assert same(opened.images(MODEL, put), put)
+        assert same(scanned(opened), put)
+        raw(opened).execute("DELETE FROM embeddings WHERE id = 30")
+        assert len(scanned(opened)) == 29
+    assert warnings(caplog) == []
 
 
 # Encoders
@@ -331,6 +582,10 @@ def use(folder: Path, put: dict[bytes, Vector]) -> None:
             assert store.get_encoder("starter", "auto", "cpu") in (INFO, None)
             store.put_images(MODEL, put)
             store.put_texts(MODEL, texts)
+        for keys, found in store.scan(MODEL, 64):
+            for key, vector in zip(keys, found, strict=True):
+                assert vector.tobytes() == put[key.tobytes()].tobytes()
+        store.files(put)
         store.info()
         store.prune()
         store.clear()
@@ -439,7 +694,7 @@ def test_a_newer_version_is_set_aside_whole(tmp_path: Path, caplog: pytest.LogCa
     put = vectors(3)
     path = filled_file(tmp_path, put)
     con = sqlite3.connect(path)
-    con.execute("PRAGMA user_version = 2")
+    con.execute("PRAGMA user_version = 3")
     con.close()
     use(tmp_path, put)
     assert len(warnings(caplog)) == 1
@@ -598,7 +853,7 @@ def test_without_shared_memory_there_is_another_journal(
 
 
 def test_a_new_file_is_set_up_as_measured(store: Store) -> None:
-    settings = {"page_size": 16384, "journal_mode": "wal", "synchronous": 1, "user_version": 1}
+    settings = {"page_size": 16384, "journal_mode": "wal", "synchronous": 1, "user_version": 2}
     assert {name: raw(store).execute(f"PRAGMA {name}").fetchone()[0] for name in settings} == settings
 
 
@@ -673,6 +928,30 @@ def test_processes_may_create_and_write_at_once(tmp_path: Path) -> None:
     for round_ in range(10):
         with Store.open(tmp_path / str(round_)) as store:
             assert store.info().images == 4 * 5 * 20 + 20
+
+
+def scan_while_others_write(folder: Path, number: int, barrier: threading.Barrier) -> None:
+    logging.getLogger("clipcls").addHandler(Complain(logging.WARNING))
+    packed.SPAN = 20
+    with Store.open(folder) as store:
+        put = vectors(100, seed=number)
+        store.put_images(MODEL, put)
+        barrier.wait(60)
+        for round_ in range(20):
+            if number == 0:
+                key = list(put)[round_]
+                store._db.insert("DELETE FROM embeddings WHERE key = ?", [(key,)])
+                del put[key]
+            store.put_images(MODEL, fresh := vectors(7, seed=1000 + 100 * number + round_))
+            put |= fresh
+            found = scanned(store)
+            assert all(found[key].tobytes() == vector.tobytes() for key, vector in put.items())
+
+
+def test_processes_may_scan_while_others_write(tmp_path: Path) -> None:
+    in_processes(scan_while_others_write, tmp_path)
+    with Store.open(tmp_path) as store:
+        assert len(scanned(store)) == store.info().images == 4 * (100 + 20 * 7) - 20
 
 
 def find_damage(folder: Path, number: int, barrier: threading.Barrier) -> None:

@@ -1,6 +1,7 @@
 """The embedding store: what was computed once for a picture or a prompt is read from disk the next time.
 
 Everything is kept by content and by model, so nothing in it can be out of date, only unused (``Store.prune``).
+All of it lies in one sqlite file; the parts of ``packed`` are copies that make ``Store.scan`` fast.
 It is a cache: it may be deleted at any time, and apart from ``Store.open`` nothing here raises when the disk fails.
 """
 
@@ -13,7 +14,7 @@ import os
 import sqlite3
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -23,15 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipcls.records import EncoderInfo, FileStamp, TokenCount
-from clipcls.store.database import Database
+from clipcls.store import packed
+from clipcls.store.database import Database, Row
 
 __all__ = ["ModelCount", "PruneResult", "Store", "StoreInfo"]
 
 Vector = NDArray[np.float32]
+Sound = tuple[bytes, Vector, Any, Any]
+"""A key, its vector, and of a text how many tokens it takes and whether it was cut."""
 
 FILE_NAME = "embeddings.sqlite3"
-VERSION = 1
-SCHEMA = (
+FIRST = (
     """CREATE TABLE files (
         path BLOB NOT NULL PRIMARY KEY,
         size INTEGER NOT NULL,
@@ -73,13 +76,25 @@ SCHEMA = (
         PRIMARY KEY (digest, decoder)
     ) WITHOUT ROWID""",
 )
+PACKING = (
+    # Tells which packed parts are right: null once a row was deleted, since ids may then be given again.
+    "CREATE TABLE packing (token BLOB)",
+    "INSERT INTO packing VALUES (NULL)",
+    """CREATE TRIGGER embeddings_deleted AFTER DELETE ON embeddings BEGIN
+        UPDATE packing SET token = NULL WHERE token IS NOT NULL;
+    END""",
+)
+SCHEMA = (FIRST, PACKING)
+"""What makes each version out of the one before, in order."""
 TABLES = ("files", "encoders", "embeddings", "failures")
 
 NO_MODEL = "fingerprint NOT IN (SELECT fingerprint FROM encoders)"
 NO_FILE = "NOT IN (SELECT digest FROM files)"
 
-RACY_NS = 2_000_000_000
+# git's rule: a file changed again within the clock's granularity after it was read looks unchanged.
+TRUSTED = "mtime_ns <= hashed_ns - 2000000000"
 MAX_INTEGER = 2**63 - 1
+ROW = "id, key, vector, checksum, tokens, cut"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +114,7 @@ class StoreInfo:
 
     path: Path
     bytes: int
-    """On disk, with sqlite's log."""
+    """On disk, with sqlite's log and the packed parts."""
     files: int
     failures: int
     models: tuple[ModelCount, ...]
@@ -139,6 +154,7 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        self._packed = database.path.with_name(packed.FOLDER)
 
     @classmethod
     def open(cls, folder: Path) -> Store:
@@ -147,7 +163,7 @@ class Store:
         Raises:
             StoreError: the folder cannot be made, or nothing can be opened in it.
         """
-        return cls(Database(folder / FILE_NAME, SCHEMA, VERSION))
+        return cls(Database(folder / FILE_NAME, SCHEMA))
 
     def close(self) -> None:
         """Close the file; the store is empty to whoever still reads it."""
@@ -164,8 +180,7 @@ class Store:
     def digests(self, stamps: Sequence[FileStamp]) -> dict[str, bytes]:
         """The content digests, by path, of the files that have not changed since they were read."""
         asked = {os.fsencode(stamp.path): stamp for stamp in stamps}
-        # git's rule: a file changed again within the clock's granularity after it was read looks unchanged.
-        sql = f"SELECT path, size, mtime_ns, digest FROM files WHERE mtime_ns <= hashed_ns - {RACY_NS} AND path"
+        sql = f"SELECT path, size, mtime_ns, digest FROM files WHERE {TRUSTED} AND path"
         known = {
             path: digest
             for path, *seen, digest in self._db.lookup(sql, asked)
@@ -224,6 +239,36 @@ class Store:
         """Keep image embeddings, float32 [D] by digest; those already there stay as they are."""
         self._put_vectors(fingerprint, "image", [(key, vector, None, None) for key, vector in vectors.items()])
 
+    def scan(self, fingerprint: str, dim: int) -> Iterator[tuple[NDArray[np.void], Vector]]:
+        """All image embeddings of a model with their checksums verified, in blocks of at most ``packed.SPAN``.
+
+        Args:
+            fingerprint: of the model.
+            dim: length of its embeddings, D.
+
+        Yields:
+            The digests, as 32 bytes each, void [n] (``tobytes`` of one is what ``files`` takes), and the vectors,
+            float32 [n, D], not to be written to. Vectors with other keys than SHA-256 digests are left out.
+        """
+        token, last = self._packing()
+        for number in self._numbers(last):
+            part = packed.Part(self._packed, token, fingerprint, number)
+            full = (number + 1) * packed.SPAN <= last
+            records = self._part(part, dim) if token and full else self._records(part, dim)
+            if records is not None and len(records):
+                yield records["key"], records["vector"][:, :dim]
+
+    def files(self, digests: Iterable[bytes]) -> dict[bytes, list[FileStamp]]:
+        """The files that had these contents when they were last read, as they were then; a scan over all files."""
+        asked = set(digests)
+        found: dict[bytes, list[FileStamp]] = {}
+        for digest, path, size, mtime_ns in self._db.lookup(
+            f"SELECT digest, path, size, mtime_ns FROM files WHERE {TRUSTED} AND digest", asked
+        ):
+            if digest in asked and isinstance(path, bytes):
+                found.setdefault(digest, []).append(FileStamp(os.fsdecode(path), size, mtime_ns))
+        return found
+
     def texts(self, fingerprint: str, prompts: Iterable[str]) -> dict[str, tuple[Vector, TokenCount]]:
         """Known text embeddings by prompt: read-only float32 [D], and how many tokens the prompt takes."""
         asked = {_text_key(prompt): prompt for prompt in prompts}
@@ -265,7 +310,7 @@ class Store:
         models = tuple(
             ModelCount(f, tuple(sorted(names)), vectors[f, "image"], vectors[f, "text"]) for f, names in specs.items()
         )
-        return StoreInfo(self._db.path, self._db.size(), files, failures, models, tuple(self._db.set_aside()))
+        return StoreInfo(self._db.path, self._size(), files, failures, models, tuple(self._db.set_aside()))
 
     def clear(self) -> None:
         """Delete all there is, also while other processes use it, and the files that were set aside."""
@@ -276,6 +321,7 @@ class Store:
 
         self._db.write(work, None)
         self._db.compact()
+        packed.clean(self._packed)
         for file in self._db.set_aside():
             with contextlib.suppress(OSError):
                 file.unlink()
@@ -302,30 +348,92 @@ class Store:
                 con.execute("ROLLBACK")
             return PruneResult(len(gone), images, texts, failures)
 
-        before = self._db.size()
+        before = self._size()
         result = self._db.write(work, PruneResult())
         if dry_run or result == PruneResult():
             return result
         self._db.compact()
-        return replace(result, bytes=max(0, before - self._db.size()))
+        token, _ = self._packing(renew=False)
+        packed.clean(self._packed, keep=token or None)
+        return replace(result, bytes=max(0, before - self._size()))
 
-    def _vectors(self, fingerprint: str, kind: str, keys: Iterable[bytes]) -> list[tuple[bytes, Vector, Any, Any]]:
-        """Sound rows as (key, vector, tokens, cut); damaged ones are deleted."""
-        sql = "SELECT id, key, vector, checksum, tokens, cut FROM embeddings WHERE fingerprint = ? AND kind = ? AND key"
-        asked = set(keys)
-        sound, damaged = [], []
-        for row_id, key, blob, checksum, tokens, cut in self._db.lookup(sql, asked, fingerprint, kind):
-            whole = isinstance(blob, bytes) and len(blob) % 4 == 0 and key in asked
-            if whole and _checksum(blob, (fingerprint, kind, key, tokens, cut)) == checksum:
-                sound.append((key, np.frombuffer(blob, "<f4").astype(np.float32, copy=False), tokens, cut))
-            else:
-                damaged.append((row_id,))
+    def _size(self) -> int:
+        return self._db.size() + packed.size(self._packed)
+
+    def _packing(self, *, renew: bool = True) -> tuple[bytes, int]:
+        """The token of the table as it is now, empty if it has none and gets none, and the last id in it."""
+        state = self._db.rows("SELECT token, ifnull((SELECT max(id) FROM embeddings), 0) FROM packing")
+        token, last = state[0] if state else (None, 0)
+        if token is None and renew and last >= packed.SPAN:
+
+            def work(con: sqlite3.Connection) -> None:
+                con.execute("UPDATE packing SET token = randomblob(16) WHERE token IS NULL")
+
+            self._db.write(work, None)
+            token, last = self._packing(renew=False)
+            packed.clean(self._packed, keep=token)
+        return token if isinstance(token, bytes) else b"", last
+
+    def _numbers(self, last: int) -> Iterator[int]:
+        """The numbers of the parts that have rows, whatever gaps ``prune`` and damage left between their ids."""
+        end = 0
+        while end < last:
+            first = self._db.rows("SELECT min(id) FROM embeddings WHERE id > ?", (end,))
+            if not first or first[0][0] is None:
+                return
+            number = (first[0][0] - 1) // packed.SPAN
+            yield number
+            end = (number + 1) * packed.SPAN
+
+    def _part(self, part: packed.Part, dim: int) -> packed.Records | None:
+        """One part's records, from its file or else from sqlite, and then written."""
+        try:
+            if (found := part.read(dim)) is not None:
+                return found
+        except packed.Damaged as error:
+            self._db.warn_once(f"{self._packed}: packed embeddings are damaged ({error}); they are packed again")
+            part.remove()
+        made = self._records(part, dim)
+        try:
+            if made is not None:
+                part.write(made)
+        except FileNotFoundError:
+            pass  # rows were deleted since, and another process has tidied up
+        except OSError as error:
+            self._db.warn_once(f"{self._packed}: embeddings cannot be packed ({error.strerror}); a scan takes longer")
+        return made
+
+    def _records(self, part: packed.Part, dim: int) -> packed.Records | None:
+        """One part's sound vectors, from sqlite; None if it could not be read."""
+        # By id: in the order of the index every row would lie on another page.
+        sql = (
+            f"SELECT {ROW} FROM embeddings NOT INDEXED WHERE id BETWEEN ? AND ? AND fingerprint = ? AND kind = 'image'"
+        )
+        first = part.number * packed.SPAN + 1
+        values = (first, min(first + packed.SPAN - 1, MAX_INTEGER), part.fingerprint)
+        rows: list[Row] | None = self._db.run(lambda con: con.execute(sql, values).fetchall(), None)
+        if rows is None:
+            return None
+        sound, damaged = _verified(part.fingerprint, "image", rows)
         if damaged:
-            self._db.warn_once(
-                f"{self._db.path}: damaged embeddings were dropped from the cache; they are computed again"
-            )
-            self._db.insert("DELETE FROM embeddings WHERE id = ?", damaged)
+            self._tell_of_damage()
+            # Through the index: to sqlite the whole file is damaged when a row is deleted whose key the index lacks.
+            self._vectors(part.fingerprint, "image", [key for _, key in damaged if isinstance(key, bytes)])
+        fit = [(key, vector) for key, vector, _, _ in sound if (len(key), len(vector)) == (packed.KEY_BYTES, dim)]
+        return packed.records([key for key, _ in fit], [vector for _, vector in fit], dim)
+
+    def _vectors(self, fingerprint: str, kind: str, keys: Iterable[bytes]) -> list[Sound]:
+        """Sound rows; damaged ones are deleted."""
+        sql = f"SELECT {ROW} FROM embeddings WHERE fingerprint = ? AND kind = ? AND key"
+        asked = set(keys)
+        sound, damaged = _verified(fingerprint, kind, self._db.lookup(sql, asked, fingerprint, kind), asked)
+        if damaged:
+            self._tell_of_damage()
+            self._db.insert("DELETE FROM embeddings WHERE id = ?", [(row_id,) for row_id, _ in damaged])
         return sound
+
+    def _tell_of_damage(self) -> None:
+        self._db.warn_once(f"{self._db.path}: damaged embeddings were dropped from the cache; they are computed again")
 
     def _put_vectors(
         self, fingerprint: str, kind: str, items: Iterable[tuple[bytes, Vector, int | None, int | None]]
@@ -338,6 +446,21 @@ class Store:
             )
         columns = "fingerprint, kind, key, vector, checksum, tokens, cut"
         self._db.insert(f"INSERT OR IGNORE INTO embeddings ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+
+def _verified(
+    fingerprint: str, kind: str, rows: Iterable[Row], asked: Container[bytes] | None = None
+) -> tuple[list[Sound], list[tuple[int, Any]]]:
+    """Rows of ``ROW`` that are as they were written, with one of the keys asked for; and the others' ids and keys."""
+    sound: list[Sound] = []
+    damaged = []
+    for row_id, key, blob, checksum, tokens, cut in rows:
+        whole = isinstance(blob, bytes) and len(blob) % 4 == 0 and (asked is None or key in asked)
+        if whole and _checksum(blob, (fingerprint, kind, key, tokens, cut)) == checksum:
+            sound.append((key, np.frombuffer(blob, "<f4").astype(np.float32, copy=False), tokens, cut))
+        else:
+            damaged.append((row_id, key))
+    return sound, damaged
 
 
 def _checksum(blob: bytes, rest: tuple[object, ...]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -31,6 +31,14 @@ class NoStore:
 
     def put_images(self, fingerprint: str, vectors: Mapping[bytes, Any]) -> None:
         """See ``Store.put_images``."""
+
+    def scan(self, fingerprint: str, dim: int) -> Iterator[tuple[Any, Any]]:
+        """See ``Store.scan``."""
+        return iter(())
+
+    def files(self, digests: Iterable[bytes]) -> dict[bytes, list[Any]]:
+        """See ``Store.files``."""
+        return {}
 
     def texts(self, fingerprint: str, prompts: Iterable[str]) -> dict[str, Any]:
         """See ``Store.texts``."""

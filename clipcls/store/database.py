@@ -21,7 +21,8 @@ Row = tuple[Any, ...]
 
 BUSY_SECONDS = 60.0
 SUFFIXES = ("", "-wal", "-shm", "-journal")
-KEYS_PER_QUERY = 500
+KEYS_PER_QUERY = 10_000
+"""The more at once the better: sqlite sorts them, and reads each page of an index once. Limited by the build's own."""
 
 # What reading a damaged file raises: the second is for damaged text, also in sqlite's own messages.
 READ_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)
@@ -48,17 +49,17 @@ class Database:
 
     Args:
         path: the file; its folder is made if need be.
-        schema: the statements that make the tables, run together on a new file.
-        version: of the schema, 1 or more; kept as ``user_version``.
+        schema: for each version, kept as ``user_version``, the statements that make it out of the one before. A file
+            gets those that it lacks, together.
 
     Raises:
         StoreError: the file cannot be created or opened.
     """
 
-    def __init__(self, path: Path, schema: Sequence[str], version: int) -> None:
+    def __init__(self, path: Path, schema: Sequence[Sequence[str]]) -> None:
         self.path = path
         self._schema = schema
-        self._version = version
+        self._version = len(schema)
         self._lock = threading.Lock()
         self._con: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
@@ -88,8 +89,9 @@ class Database:
 
         def work(con: sqlite3.Connection) -> list[Row]:
             found: list[Row] = []
-            for start in range(0, len(wanted), KEYS_PER_QUERY):
-                part = wanted[start : start + KEYS_PER_QUERY]
+            most = min(KEYS_PER_QUERY, con.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER) - len(values))
+            for start in range(0, len(wanted), most):
+                part = wanted[start : start + most]
                 found += con.execute(f"{sql} IN ({','.join('?' * len(part))})", (*values, *part))
             return found
 
@@ -207,13 +209,18 @@ class Database:
             con.execute("PRAGMA page_size=16384")
             _choose_journal(con, self.path)
             con.execute("PRAGMA synchronous=NORMAL")
+            # New keys fall on random pages of an index: those are copied back less often than written (default 1000).
+            con.execute("PRAGMA wal_autocheckpoint=8000")
             (found,) = con.execute("PRAGMA user_version").fetchone()
             if found > self._version:
                 raise _Newer(f"format {found}, and this clipcls knows {self._version}")
             if found < self._version:
                 con.execute("BEGIN IMMEDIATE")
-                for statement in (*self._schema, f"PRAGMA user_version={self._version}", "COMMIT"):
-                    con.execute(statement)
+                for statements in self._schema[found:]:
+                    for statement in statements:
+                        con.execute(statement)
+                con.execute(f"PRAGMA user_version={self._version}")
+                con.execute("COMMIT")
         except BaseException:
             con.close()
             raise
