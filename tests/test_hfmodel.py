@@ -237,6 +237,14 @@ def test_every_part_that_counts_is_part_of_the_fingerprint_and_watched(name: str
     assert load(folder).info.fingerprint != before.info.fingerprint
 
 
+def test_no_weights_are_made_up_before_they_are_loaded(hf_models: dict[str, Path]) -> None:
+    import torch
+
+    before = torch.get_rng_state()
+    load(hf_models["metaclip_2"])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # A spoilt model is never used.
 
 
