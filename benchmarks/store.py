@@ -168,7 +168,7 @@ def files(folder: Path, count: int) -> list[float]:
 
 
 class Clock:
-    """Seconds since it was made: by the clock, and of processor time, which other work changes little."""
+    """Seconds since it was made: by the clock, and of processor time, which the machine's load changes little."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter(), time.process_time()

@@ -7,6 +7,7 @@ import io
 import math
 import os
 import time
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -54,7 +55,7 @@ def described(paths: Sequence[Path]) -> str:
 def _numbered(folder: Path, low: float, high: float, number: int) -> None:
     import numpy as np
 
-    dice = np.random.default_rng([number, round(1000 * low), round(1000 * high)])
+    dice = np.random.default_rng([number, zlib.crc32(folder.name.encode())])  # no two folders share a picture
     photograph(folder / f"{number:05}.jpg", low * (high / low) ** dice.random(), dice)
 
 

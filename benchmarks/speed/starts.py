@@ -56,9 +56,9 @@ def of_start(bench: Bench) -> Iterator[Row]:
     yield of(mine, f"clipcls, {VIT}, second start", "s", f"{how}, --device cpu", at_most=1.3)
     yield of(plain, "clipcls, without --device", "s", "the same")
     yield of(theirs, "open_clip's README script", "s", "the same, weights from a .safetensors file")
-    yield ratio(theirs, mine, "against clipcls")
+    yield ratio(theirs, mine, "clipcls faster by")
     yield of(hugging, "transformers' pipeline script", "s", "the same, the same architecture")
-    yield ratio(hugging, mine, "against clipcls")
+    yield ratio(hugging, mine, "clipcls faster by")
 
 
 def of_rerun(bench: Bench) -> Iterator[Row]:
@@ -87,7 +87,8 @@ def _rerun(bench: Bench, name: str, folder: Path, amount: int) -> Iterator[Row]:
         (seconds(random.sample(KNOWN, 3)), seconds(new_labels(1)), seconds(new_labels(30))) for _ in range(bench.repeat)
     ]
     none, one, thirty = zip(*turns, strict=True)
-    how = f"clipcls classify, {amount:,} pictures, CSV to a file, whole process"
+    less = " (--quick: instead of 10,000)" if bench.quick else ""
+    how = f"clipcls classify, {amount:,} pictures{less}, CSV to a file, whole process"
     yield of(none, f"{name}, other known labels", "s", how, at_most=0.5)
     yield of(one, f"{name}, one new prompt", "s", "the same")
     yield of(thirty, f"{name}, 30 new prompts", "s", "the same")
@@ -100,6 +101,7 @@ def _rerun(bench: Bench, name: str, folder: Path, amount: int) -> Iterator[Row]:
 def of_memory(bench: Bench) -> Iterator[Row]:
     """Peaks of processes over few and many pictures, nothing of them known, against a bare one."""
     few, many = (50, 500) if bench.quick else (500, 5000)
+    less = " (--quick: a tenth of the pictures)" if bench.quick else ""
     folders = [bench.pictures("little-new", amount, LITTLE, LITTLE)[0].parent for amount in (few, many)]
     for name in (STARTER, VIT):
         model = bench.model(name)
@@ -114,7 +116,9 @@ def of_memory(bench: Bench) -> Iterator[Row]:
             done = run(CLIPCLS, "classify", folder, "--labels", ",".join(new_labels(3)), *words, *output)
             if "from the cache" in done.stderr and " 0 from the cache" not in done.stderr:
                 raise SystemExit(f"some pictures were known:\n{done.stderr}")
-            yield Row(f"{name}, {amount:,} pictures", done.megabytes, "MB", f"clipcls classify, {done.seconds:.1f} s")
+            yield Row(
+                f"{name}, {amount:,} pictures", done.megabytes, "MB", f"clipcls classify, {done.seconds:.1f} s{less}"
+            )
             yield Row("  above the bare process", done.megabytes - median(bares), "MB", at_most=300)
 
 

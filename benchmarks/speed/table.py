@@ -24,7 +24,8 @@ class Row:
     """One line of the table."""
 
     what: str
-    value: float
+    value: float | None
+    """None where there is nothing to measure, as ``how`` says."""
     unit: str
     how: str = ""
     """What was run, in words."""
@@ -36,7 +37,7 @@ class Row:
     @property
     def met(self) -> bool | None:
         """Whether the bar is met; None where there is none."""
-        if self.at_least is None and self.at_most is None:
+        if self.value is None or (self.at_least is None and self.at_most is None):
             return None
         low = float("-inf") if self.at_least is None else self.at_least
         high = float("inf") if self.at_most is None else self.at_most
@@ -53,8 +54,10 @@ class Row:
         return f"median of {len(self.turns)}: {figure(min(self.turns))} to {figure(max(self.turns))}" if several else ""
 
 
-def figure(value: float) -> str:
+def figure(value: float | None) -> str:
     """A number as the table has it."""
+    if value is None:
+        return "-"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 

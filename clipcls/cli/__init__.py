@@ -105,6 +105,8 @@ def _prepare(debug: bool) -> None:
         piped: dict[str, Any] = {} if stream.isatty() else {"encoding": "utf-8", "newline": ""}
         cast(TextIOWrapper, stream).reconfigure(errors="backslashreplace", **piped)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # numpy's products here are small: threads that wait for each other cost more than they bring.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     handler = StderrHandler()
     if debug:
         logging.getLogger().addHandler(handler)

@@ -39,9 +39,7 @@ class Pictures:
         self._resized = {"shortest": self._shortest, "longest": self._longest, "squash": self._squashed}[facts.resize]
         self._interpolation = {"bicubic": "BICUBIC", "bilinear": "BILINEAR"}[facts.interpolation]
         self.size = max(facts.edge, *facts.size)
-        mean, std = (np.asarray(values, np.float32).reshape(3, 1) for values in (facts.mean, facts.std))
-        self._levels = (np.arange(256, dtype=np.float32) / np.float32(255) - mean) / std
-        """What each of the 256 levels becomes: float32 [3, 256]."""
+        self._mean, self._std = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (facts.mean, facts.std))
 
     def cut(self, image: Image.Image) -> Pixels:
         """An RGB picture as the image tower is to see it: uint8 [height, width, 3]."""
@@ -71,8 +69,10 @@ class Pictures:
         """The image tower's input: float32 [n, 3, height, width]."""
         stacked = np.empty((len(pictures), 3, self._height, self._width), np.float32)
         for picture, planes in zip(pictures, stacked, strict=True):
-            for channel in range(3):
-                planes[channel] = self._levels[channel][picture[..., channel]]
+            planes[:] = np.ascontiguousarray(picture.transpose(2, 0, 1))
+            planes /= np.float32(255)
+            planes -= self._mean
+            planes /= self._std
         return stacked
 
 

@@ -45,11 +45,11 @@ def of_open_clip(encoder: OpenClipEncoder) -> Towers:
         ModelError: it has something that is not traced.
     """
     model = encoder._model
-    cut = texttower._ignores_padding(model)
+    cut = encoder._texts.cuts and texttower._ignores_padding(model)
     masked = isinstance(getattr(model, "text", None), HFTextEncoder)
     if masked:
         model.text.transformer.set_attn_implementation("eager")
-    tokenizer, facts = _open_clip_texts(encoder, full=not (cut or masked))
+    tokenizer, facts = _open_clip_texts(encoder, full=not encoder._texts.cuts)
     return Towers(
         _OpenClip(model, "encode_image"),
         _Cut(model) if cut else _OpenClip(model, "encode_text"),
@@ -73,7 +73,7 @@ def of_transformers(encoder: HFEncoder) -> Towers:
         cleaning="chinese_clip" if encoder._type == "chinese_clip" else "none",
         context=encoder._context,
         padding=int(encoder._tokenizer.pad_token_id or 0),
-        full="siglip" in encoder._type,
+        full=not encoder._texts.cuts,
         dropped=None,
         first={},
     )
