@@ -11,7 +11,9 @@ memory      peaks over few and over many pictures, beside a bare process that ha
 
 All runs on the CPU, with random weights (the starter has its own) and photographs that are made here. What is compared
 takes turns on the same machine; each figure is the median of its turns, each ratio the median of ratios in one turn.
-Rivals are processes of their own. The exit code is 1 if a bar is missed.
+Rivals are processes of their own, with
+the batch size, workers, threads and waiting of threads (OMP_WAIT_POLICY) that suit them best here; README scripts run
+as they are. The exit code is 1 if a bar is missed.
 """
 
 from __future__ import annotations

@@ -30,7 +30,6 @@ class Clipcls:
     """The library, with the store that CLIPCLS_CACHE_DIR names, on the CPU."""
 
     def __init__(self, model: str, precision: str = "auto") -> None:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command has it
         from clipcls import Classifier
 
         self._classifier = Classifier.load(model, device="cpu", precision=precision)

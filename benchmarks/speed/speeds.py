@@ -47,7 +47,7 @@ def of_texts(bench: Bench) -> Iterator[Row]:
     prompts += " (--quick: 5 instead of 100)" if bench.quick else ""
     yield of(mine, "clipcls zero_shot", "s", f"{prompts}, {runtime}, nothing known")
     yield of(
-        other, "open_clip build_zero_shot_classifier", "s", f"the same, {at_once} classes a batch, {CORES} threads"
+        other, "open_clip build_zero_shot_classifier", "s", f"the same, {at_once} classes a batch, {threads(theirs)}"
     )
     yield ratio(other, mine, "clipcls faster by", at_least=7)
     yield Row("  largest difference of class weights", max(differences), "", at_most=1e-5)
@@ -83,7 +83,7 @@ def _limit(bench: Bench, name: str) -> Iterator[Row]:
     )
     how = f"{count} pictures in memory, {about['runtime']}, batches of {about['batch']}, {CORES} threads"
     yield of(mine, f"{name}, tower of clipcls", "images/s", how)
-    how = f"{count} tensors in memory, open_clip{MERGED[name]}, batches of {batch}, {CORES} threads"
+    how = f"{count} tensors in memory, open_clip{MERGED[name]}, batches of {batch}, {threads(theirs)}"
     yield of(other, f"{name}, tower of torch", "images/s", how)
     bar = {"at_least": 1.8 if WIDE else 1.1} if name == VIT else {}
     yield ratio(mine, other, "clipcls against torch", how=instructions(), **bar)
@@ -191,7 +191,7 @@ def _rivals(bench: Bench, stack: ExitStack, name: str, trial: list[str], bars: B
         "open_clip's README way",
         theirs,
         {"do": "one_by_one"},
-        f"one picture after the other, {CORES} threads{MERGED[name]}",
+        f"one picture after the other, {threads(theirs)}{MERGED[name]}",
     )
     say(f"{name}: the DataLoader at its best")
     job, how = _best(theirs, trial, bench.quick)
@@ -199,7 +199,7 @@ def _rivals(bench: Bench, stack: ExitStack, name: str, trial: list[str], bars: B
         "open_clip and a DataLoader, as pybioclip", theirs, job, f"{how}{MERGED[name]}; {instructions()}", bars.loader
     )
     if name != MOBILE:
-        pipeline = stack.enter_context(child("transformers", bench.model(name, "transformers")))
+        pipeline = stack.enter_context(bench.transformers(name, trial))
         say(f"{name}: the pipeline at its best")
         job, how = _best(pipeline, trial, bench.quick)
         yield Rival("transformers' pipeline", pipeline, job, how, bars.pipeline)
@@ -216,7 +216,7 @@ def _best(process: Child, trial: list[str], quick: bool) -> tuple[dict[str, Any]
     process.ask(**ways[0], files=trial[:8])
     seconds = [process.ask(**way, files=trial) for way in ways]
     best = ways[seconds.index(min(seconds))]
-    how = f"batches of {best['batch']}, {best['workers']} workers, {best['threads']} threads"
+    how = f"batches of {best['batch']}, {best['workers']} workers, {threads(process, best['threads'])}"
     return best, f"{how}: the best of {len(ways)} tried on {len(trial)} pictures"
 
 
@@ -235,3 +235,8 @@ def of_big(bench: Bench) -> Iterator[Row]:
     yield of(mine, "clipcls: decode, preprocess", "ms", f"one thread; {described(photos)}")
     yield of(other, "open_clip: Image.open, convert, transform", "ms", "the same pictures in turns")
     yield ratio(other, mine, "clipcls faster by", at_least=3)
+
+
+def threads(process: Child, count: int = CORES) -> str:
+    """How many threads a rival has, and how they wait for each other."""
+    return f"{count} threads (OMP_WAIT_POLICY: {process.waiting})"
