@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +25,15 @@ from clipcls.cores import cores
 from clipcls.decode import decode, decode_version
 from clipcls.encoders import file_digest, load_encoder
 from clipcls.encoders.base import Encoder, Vectors
-from clipcls.encoders.files import ModelFiles
 from clipcls.encoders.spec import ENCODER_VERSION, parse_spec
 from clipcls.errors import DecodeError, ModelError
 from clipcls.records import EncoderInfo, Failure, FileStamp, ImageRef, TokenCount
 from clipcls.store import Store
 from clipcls.store.absent import NoStore
 from clipcls.tower import Tower, await_result
+
+if TYPE_CHECKING:
+    from clipcls.encoders.files import ModelFiles
 
 _TEXT_BATCH = 64
 _MANY_TEXTS = 2000

@@ -31,6 +31,14 @@ def resolve_device(asked: str) -> torch.device:
     return device
 
 
+def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A batch on its way from this machine's memory to the device."""
+    if device.type != "cuda":
+        return values.to(device)
+    # Pinned, the copy is the card's own business, and what follows is handed to it meanwhile.
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 @contextmanager
 def device_errors() -> Iterator[None]:
     """Turn every way in which torch says that memory ran out into OutOfMemory, and a failing GPU into DeviceError."""

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from clipcls.encoders.base import Vectors, unfit
-from clipcls.encoders.devices import device_errors, resolve_device
+from clipcls.encoders.devices import device_errors, resolve_device, upload
 from clipcls.encoders.files import ModelFiles
 from clipcls.encoders.precision import computing, quantize, resolve_precision
 from clipcls.encoders.spec import ModelSpec
@@ -167,10 +167,7 @@ class HFEncoder:
 
     def _stack(self, batch: Sequence[Inputs]) -> Inputs:
         stacked = {name: torch.stack([each[name] for each in batch]) for name in batch[0]}
-        if self._device.type != "cuda":
-            return {name: values.to(self._device) for name, values in stacked.items()}
-        # Pinned, the copy is the card's own business, and what follows is handed to it meanwhile.
-        return {name: values.pin_memory().to(self._device, non_blocking=True) for name, values in stacked.items()}
+        return {name: upload(values, self._device) for name, values in stacked.items()}
 
     def _prove(self, scale: float, bias: float) -> int:
         """Length of an embedding, after a proof that scoring embeddings gives the model's own score.

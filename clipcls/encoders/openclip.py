@@ -18,7 +18,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from clipcls.encoders.base import Vectors, unfit
-from clipcls.encoders.devices import device_errors, resolve_device
+from clipcls.encoders.devices import device_errors, resolve_device, upload
 from clipcls.encoders.files import ModelFiles
 from clipcls.encoders.meta import awaiting_weights, lacks_weights
 from clipcls.encoders.precision import computing, quantize, resolve_precision
@@ -116,12 +116,8 @@ class OpenClipEncoder:
             OutOfMemory: the batch did not fit.
         """
         with computing(self._precision, self._device):
-            pixels = torch.from_numpy(np.stack(batch))
-            if self._device.type == "cuda":
-                # Pinned, the copy is the card's own business, and what follows is handed to it meanwhile.
-                pixels = pixels.pin_memory().to(self._device, non_blocking=True)
-            # Not copied: convolutions like the channels last in memory.
-            pixels = pixels.to(self._device).permute(0, 3, 1, 2)
+            # The permuted is not copied: convolutions like the channels last in memory.
+            pixels = upload(torch.from_numpy(np.stack(batch)), self._device).permute(0, 3, 1, 2)
             # What torchvision's ToTensor and Normalize do to one picture, done to the batch in one step.
             inputs = torch.addcmul(self._offset, pixels.float(), self._scale)
             return _to_numpy(self._model.encode_image(inputs, normalize=True))
