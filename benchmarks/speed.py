@@ -82,6 +82,7 @@ def alone(cache: Path) -> None:
     """Nothing of this person's settings, caches and downloads is seen or touched, nor the network."""
     for name in [name for name in os.environ if name.startswith("CLIPCLS_")]:
         del os.environ[name]
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled once, and not at every start
     os.environ["CLIPCLS_CACHE_DIR"] = str(cache.resolve())
     os.environ["XDG_CONFIG_HOME"] = str(cache.resolve() / "config")
     os.environ["HF_HUB_OFFLINE"] = "1"

@@ -72,16 +72,14 @@ class Answer:
         answerable = len(self._labels)
         ranking = zeroshot.top_k(scores.order[:, :answerable], answerable)
         in_front = zeroshot.best(scores.order) < answerable
+        columns = [label.column for label in self._labels]
+        shown = (ranking if self._all_scores else ranking[:, : self._top_k]).tolist()  # lists are the faster to walk
         for row, image in enumerate(images):
-            probabilities = scores.probabilities[row]
-            shown = ranking[row] if self._all_scores else ranking[row, : self._top_k]
-            made = {
-                int(at): Score(self._labels[at].column, float(probabilities[at]), float(scores.cosines[row, at]))
-                for at in shown
-            }
+            probabilities, cosines = scores.probabilities[row], scores.cosines[row]
+            made = {at: Score(columns[at], float(probabilities[at]), float(cosines[at])) for at in shown[row]}
             yield Prediction(
                 image.path,
-                ranked=tuple(made[int(at)] for at in ranking[row, : self._top_k]),
+                ranked=tuple(made[at] for at in shown[row][: self._top_k]),
                 all_scores=tuple(made[at] for at in range(answerable)) if self._all_scores else None,
                 cached=image.cached,
                 sure=self._sure(ranking[row], probabilities) if in_front[row] else (),

@@ -182,12 +182,22 @@ class Classifier:
             DeviceError: the device is missing.
         """
         vectors = []
-        for block in self._embedder.images(_image_refs(paths)):
-            for image in block:
-                if isinstance(image, Failure):
-                    raise InputError(f"{image.path}: {image.error}")
-                vectors.append(image.vector)
+        for image in self.embedded(paths):
+            if isinstance(image, Failure):
+                raise InputError(f"{image.path}: {image.error}")
+            vectors.append(image.vector)
         return np.stack(vectors) if vectors else np.empty((0, self.info.dim), np.float32)
+
+    def embedded(self, images: Paths | Iterable[ImageRef]) -> Iterator[Embedded | Failure]:
+        """Images with their embeddings, in order, read as they are asked for; one that cannot be read is a Failure.
+
+        Raises:
+            InputError: a path does not exist.
+            ModelError: the model cannot be loaded.
+            DeviceError: the device is missing, or its memory too small for one image.
+        """
+        for block in self._embedder.images(_image_refs(images)):
+            yield from block
 
     def labelled(self, folder: LabelledFolder, watch: Watch = lambda images: images) -> LabelledImages:
         """Embeddings of images whose labels are known; ``watch`` sees each image as it comes, and hands it on.

@@ -172,7 +172,7 @@ class ImageSource:
 
         Each folder is entered once, so links that lead in a circle do no harm.
         """
-        above = len(start.split(os.sep)) if start else 0
+        above, inside = len(start.split(os.sep)) if start else 0, os.path.join(root, "")
         visited: set[tuple[int, int]] = set()
         pending = self._list(root, start, visited)
         while pending:
@@ -181,11 +181,12 @@ class ImageSource:
                 if self._recursive or deep:
                     pending += self._list(root, relative, visited)
             elif (not deep or _fits(relative.split(os.sep)[above:], deep)) and self._takes(relative):
-                yield os.path.join(root, relative)
+                yield inside + relative
 
     def _list(self, root: str, relative: str, visited: set[tuple[int, int]]) -> list[tuple[str, bool]]:
         """One folder's entries in reverse order: the path below ``root``, and whether it is a folder."""
         folder = os.path.join(root, relative) or os.curdir
+        inside = os.path.join(relative, "")
         try:
             status = os.stat(folder)
             identity = (status.st_dev, status.st_ino)
@@ -193,7 +194,7 @@ class ImageSource:
                 return []
             visited.add(identity)
             with os.scandir(folder) as entries:
-                found = [(os.path.join(relative, e.name), _is_folder(e)) for e in entries if not e.name.startswith(".")]
+                found = [(inside + e.name, _is_folder(e)) for e in entries if not e.name.startswith(".")]
         except OSError as exc:
             if not self._quiet:
                 _log.warning("%s: this folder is left out: %s", folder, exc.strerror or exc)
@@ -213,9 +214,11 @@ class ImageSource:
         if self._include and not _matches(relative, self._include):
             return False
         suffix = os.path.splitext(relative)[1].lower()
-        if suffix in CAMERA_SUFFIXES - self._suffixes:
+        if suffix in self._suffixes:
+            return True
+        if suffix in CAMERA_SUFFIXES:
             self.skipped[suffix] += 1
-        return suffix in self._suffixes
+        return False
 
 
 def _matches(path: str, patterns: Sequence[str]) -> bool:

@@ -21,6 +21,7 @@ import pytest
 from conftest import IMAGES
 from fakes import picture
 
+from clipcls.cli.commands import COMMANDS, full_command
 from clipcls.encoders.spec import STARTER_FOLDER
 
 CLIPCLS = [str(Path(sys.executable).parent / "clipcls")]
@@ -321,3 +322,17 @@ def test_a_full_disk_is_one_line(here: Path) -> None:
         )
     assert done.returncode == 7 and b"Traceback" not in done.stderr, done.stderr
     assert b"No space left on device" in done.stderr
+
+
+def test_each_line_on_the_help_page_begins_the_commands_own_help() -> None:
+    for name, line in COMMANDS.items():
+        assert full_command(name).help.startswith(line), name
+
+
+def test_a_command_does_not_import_the_others() -> None:
+    code = (
+        "import sys\nfrom clipcls.cli import run\nrun(['cache', 'path'])\n"
+        "print([name for name in sys.modules if name.startswith('clipcls.cli.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "clipcls.cli.cache" in done.stdout and "classify" not in done.stdout and "models" not in done.stdout

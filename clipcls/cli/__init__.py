@@ -14,25 +14,18 @@ from typing import Annotated, Any, NoReturn, cast
 import typer
 
 from clipcls import __version__
-from clipcls.cli import cache, labels, models, prompts
-from clipcls.cli.classify import classify
+from clipcls.cli.commands import Commands
 from clipcls.cli.common import INTERRUPTED, Debug, say
-from clipcls.cli.doctor import doctor
 from clipcls.errors import ClipclsError, OutputError
 
 app = typer.Typer(
     name="clipcls",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(classify)
-app.command()(doctor)
-app.add_typer(prompts.app, name="prompts")
-app.add_typer(labels.app, name="labels")
-app.add_typer(models.app, name="models")
-app.add_typer(cache.app, name="cache")
 
 
 @app.callback()

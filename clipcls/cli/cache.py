@@ -13,7 +13,11 @@ from clipcls.cli.common import Debug, confirm_deleting, quiet_pipe
 if TYPE_CHECKING:
     from clipcls.store import Store
 
-app = typer.Typer(no_args_is_help=True, help="Look after what earlier runs kept: embeddings, and models made ready.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Look after what earlier runs kept: embeddings, and models made ready.",
+)
 
 
 @app.command()

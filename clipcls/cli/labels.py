@@ -11,7 +11,11 @@ import typer
 from clipcls.cli.common import Debug, Model, open_classifier, say
 from clipcls.cli.tables import Column, list_sets, show_table
 
-app = typer.Typer(no_args_is_help=True, help="Look at label sets: files of labels, and those that come with clipcls.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Look at label sets: files of labels, and those that come with clipcls.",
+)
 
 Wanted = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A label set's name, or a file of labels.")]
 

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from clipcls.encoders.catalogue import Entry
     from clipcls.encoders.spec import ModelSpec
 
-app = typer.Typer(no_args_is_help=True, help="Choose a model: what there is, what is known of it, what is on disk.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Choose a model: what there is, what is known of it, what is on disk.",
+)
 AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
 
 _SHOWN = 3

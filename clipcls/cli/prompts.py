@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from clipcls.promptcheck import Fault
     from clipcls.prompts import PromptSet
 
-app = typer.Typer(no_args_is_help=True, help="Write prompt templates, check them, and find out which ones work.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Write prompt templates, check them, and find out which ones work."
+)
 Labels = Annotated[list[str] | None, typer.Option("--labels", "-l", help="Labels, separated by , or ， or 、")]
 
 

@@ -89,7 +89,7 @@ def agreements(
 def measure(encoder: Encoder, seconds: float = _SECONDS) -> Measured:
     """Pictures and prompts through both towers; as many pictures as the time allows."""
     batch = [encoder.preprocess(picture) for picture in _crops()]
-    encoder.encode_images(batch[:2])  # opens the tower, and warms it
+    encoder.encode_images(batch[:_TOGETHER])  # opens the tower, and warms it
     images: list[Vectors] = []
     began = time.perf_counter()
     for start in range(0, len(batch), _TOGETHER):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,6 @@ class OnnxEncoder:
         ModelError: the files are damaged, or do not fit each other.
     """
 
-    batch_size = 8
-
     def __init__(
         self, spec: ModelSpec, files: ModelFiles, traced: Traced, fingerprint: str, precision: Precision = "fp32"
     ) -> None:
@@ -68,6 +67,7 @@ class OnnxEncoder:
             languages=traced.languages,
         )
         self.image_size = self._pictures.size
+        self.batch_size = max(8, _PICTURES_AT_ONCE * cores())
         self._image_tower, self._text_tower = (_Graph(traced.folder / name, files, fingerprint) for name in GRAPHS)
 
     def preprocess(self, image: Image.Image) -> Pixels:
@@ -86,8 +86,8 @@ class OnnxEncoder:
             ModelError: the graph is damaged, or another model's.
         """
         starts = range(0, len(batch), _PICTURES_AT_ONCE)
-        some = (self._pictures.stack(batch[start : start + _PICTURES_AT_ONCE]) for start in starts)
-        return np.concatenate([self._image_tower.run(pixels) for pixels in some])
+        some = [self._pictures.stack(batch[start : start + _PICTURES_AT_ONCE]) for start in starts]
+        return np.concatenate(self._image_tower.run([(pixels,) for pixels in some]))
 
     def encode_texts(self, prompts: Sequence[str]) -> Vectors:
         """Embeddings of prompts: float32 [n, D], unit rows.
@@ -98,10 +98,11 @@ class OnnxEncoder:
         """
         rows = self._prompts.ids(prompts)
         by_length = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        some = [by_length[start : start + _TEXTS_AT_ONCE] for start in range(0, len(rows), _TEXTS_AT_ONCE)]
+        found = self._text_tower.run([self._prompts.stack([rows[i] for i in piece]) for piece in some])
         vectors = np.empty((len(rows), self.info.dim), np.float32)
-        for start in range(0, len(by_length), _TEXTS_AT_ONCE):
-            some = by_length[start : start + _TEXTS_AT_ONCE]
-            vectors[some] = self._text_tower.run(*self._prompts.stack([rows[i] for i in some]))
+        for rows_there, part in zip(some, found, strict=True):
+            vectors[rows_there] = part
         return vectors
 
 
@@ -110,26 +111,38 @@ class _Graph:
 
     def __init__(self, path: Path, files: ModelFiles, fingerprint: str) -> None:
         self._path, self._files, self._fingerprint = path, files, fingerprint
+        self._session: onnxruntime.InferenceSession | None = None
+        self._pool = ThreadPoolExecutor(1)
 
-    def run(self, *inputs: Any) -> Vectors:
-        """The embeddings of a batch: float32 [n, D], unit rows; of the inputs it takes as many as it needs."""
+    def run(self, pieces: Sequence[Sequence[Any]]) -> list[Vectors]:
+        """The embeddings of some batches: float32 [n, D] each, unit rows; of a batch's inputs it takes what it needs.
+
+        Batches side by side, each on one core, take less time than one after the other on all cores: 0.6 to 0.9 of
+        it, by the tower. Where the first call has fewer batches than there are cores, the others help with each.
+        """
         try:
-            session = self._session
-            names = [node.name for node in session.get_inputs()]
-            (vectors,) = session.run(None, dict(zip(names, inputs, strict=False)))
+            if self._session is None:
+                at_once = max(1, min(len(pieces), cores()))
+                self._session = self._open(cores() - at_once + 1)
+                self._pool = ThreadPoolExecutor(at_once, "clipcls-graph")
+            return list(self._pool.map(partial(self._one, self._session), pieces))
         except ModelError:
             raise
         except Exception as exc:  # ONNX Runtime's own have no base class
             if smaller := out_of_memory(exc):
                 raise smaller from exc
             raise ModelError(f"{self._path} cannot be run: {one_line(exc)}; {_ADVICE}") from exc
+
+    def _one(self, session: onnxruntime.InferenceSession, inputs: Sequence[Any]) -> Vectors:
+        names = [node.name for node in session.get_inputs()]
+        (vectors,) = session.run(None, dict(zip(names, inputs, strict=False)))
         return np.asarray(vectors, np.float32)
 
-    @cached_property
-    def _session(self) -> onnxruntime.InferenceSession:
+    def _open(self, threads: int) -> onnxruntime.InferenceSession:
+        """The tower's session, in which as many threads work at one batch."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _SILENT
-        options.intra_op_num_threads = cores()
+        options.intra_op_num_threads = threads
         # Threads that spin while they wait take the loaders' cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         mapped = self._weights_elsewhere()

@@ -100,7 +100,7 @@ class FileSink(ResultSink):
         return self._partial if self._stream is not None or self._earlier.end else None
 
     def write(self, record: Record) -> None:
-        """Adds one row; a run that is killed loses none that was written.
+        """Adds one row; a run that is killed loses none that was written, but for some that took no computing.
 
         Raises:
             OutputError: it cannot be written, or the run was complete already.
@@ -108,7 +108,8 @@ class FileSink(ResultSink):
         with _told(self._output):
             stream = self._stream or self._start()
             stream.write(self._rows.row(record))
-            stream.flush()
+            if not record.cached:
+                stream.flush()
         self._images += 1
         self._failed += isinstance(record, Failure)
 

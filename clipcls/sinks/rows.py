@@ -201,7 +201,8 @@ def _joined(cells: Iterable[str]) -> str:
 
 
 def _number(number: float) -> str:
-    return f"{rounded(number):.6f}"
+    text = f"{number:.6f}"
+    return "0.000000" if text == "-0.000000" else text
 
 
 def _status(record: Record) -> str:
