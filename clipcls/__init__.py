@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from clipcls.classifier import Classifier as Classifier
-    from clipcls.classifier import ZeroShotClassifier as ZeroShotClassifier
     from clipcls.errors import ClipclsError as ClipclsError
+    from clipcls.heads import ZeroShotClassifier as ZeroShotClassifier
     from clipcls.labelfiles import load_labels as load_labels
     from clipcls.labelled import LabelledFolder as LabelledFolder
     from clipcls.labelled import LabelledImages as LabelledImages
@@ -49,7 +49,7 @@ _HOMES = {
     "Prediction": "records",
     "PromptSet": "prompts",
     "Score": "records",
-    "ZeroShotClassifier": "classifier",
+    "ZeroShotClassifier": "heads",
     "load_labels": "labelfiles",
     "load_prompts": "promptfiles",
 }

@@ -20,7 +20,7 @@ from typing import Any
 from clipcls.errors import UsageError
 from clipcls.labels import SYNONYM, Label, parse_label, split_labels
 from clipcls.library import SUFFIXES, find_set, set_names
-from clipcls.textfile import FileFault, parse_structured, read_text
+from clipcls.textfile import FileFault, delimiter_of, parse_structured, read_text
 
 logger = logging.getLogger("clipcls")
 
@@ -83,9 +83,7 @@ def _from_lines(text: str, path: Path) -> Iterator[Label]:
 
 
 def _from_csv(text: str, path: Path) -> Iterator[Label]:
-    first = text.partition("\n")[0]
-    delimiter = next((mark for mark in ",;\t" if mark in first), ",")  # Excel writes semicolons in half of Europe
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter_of(text))
     header: list[str] | None = None
     try:
         for row in reader:

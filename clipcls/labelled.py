@@ -1,8 +1,11 @@
-"""Images whose labels are known: a folder with one folder a label."""
+"""Images whose labels are known: a folder with one folder a label, or a table of paths and labels."""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +18,11 @@ from clipcls.errors import InputError, UsageError
 from clipcls.labels import Label, composed, label_set
 from clipcls.pipeline import Embedded, Embedder
 from clipcls.records import Failure, ImageRef
-from clipcls.sources import ImageSource
+from clipcls.sources import ImageSource, file_ref
+from clipcls.textfile import FileFault, delimiter_of, read_text
+
+_PATH_COLUMNS = ("path", "image", "file")
+_LARGEST_TABLE = 1 << 30
 
 Watch = Callable[[Iterable[Embedded | Failure]], Iterable[Embedded | Failure]]
 
@@ -34,33 +41,23 @@ class LabelledImages:
     """Images that could not be read; they are in none of the other fields."""
 
 
-class LabelledFolder:
-    """A folder that holds one folder a label, to any depth; hidden ones and files beside them are left out.
+class Labelled(ABC):
+    """Images whose labels are known, wherever that stands."""
 
-    Args:
-        folder: the folder.
-        labels: what the images may show; each folder must have the name, the display name, a synonym or the id of one
-            of them, compared in Unicode's composed form. Without them each folder's name is a label, with spaces for
-            its underscores.
+    labels: tuple[Label, ...]
+    """All that the images may show."""
+    place: Path
+    """What a message names."""
+    _form = ""
+    """How the labels should be given, for a message."""
 
-    Raises:
-        InputError: there is no such folder, or it holds no folders.
-        UsageError: a folder is none of the labels'.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str], labels: Sequence[Label] | None = None) -> None:
-        self._root = Path(folder)
-        names = _folder_names(self._root)
-        self.labels = label_set(_labels_of(names) if labels is None else labels)
-        place = _places(self.labels)
-        if unknown := [name for name in names if _key(name) not in place]:
-            shown = ", ".join(unknown[:5]) + (" …" if len(unknown) > 5 else "")
-            raise UsageError(f"{folder}: folders that are none of the labels: {shown}; add them, or move them away")
-        self._folders = [(place[_key(name)], self._root / name) for name in names]
-
+    @abstractmethod
     def count(self) -> int:
         """How many images there are now."""
-        return sum(ImageSource([folder]).count() or 0 for _, folder in self._folders)
+
+    @abstractmethod
+    def _refs(self, owners: list[int]) -> Iterator[ImageRef]:
+        """Every image; its label's place in ``labels`` is added to ``owners``."""
 
     def embed(self, embedder: Embedder, watch: Watch = lambda images: images) -> LabelledImages:
         """All images' embeddings; ``watch`` sees each as it comes, and hands it on.
@@ -79,15 +76,111 @@ class LabelledFolder:
             vectors.append(image.vector)
             truth.append(owners[at])
         if len(set(truth)) < 2:
-            raise InputError(f"{self._root}: it needs images of two labels or more, in one folder a label")
+            raise InputError(f"{self.place}: it needs images of two labels or more{self._form}")
         return LabelledImages(self.labels, tuple(paths), np.stack(vectors), np.array(truth, np.intp), tuple(failures))
 
+
+class LabelledFolder(Labelled):
+    """A folder that holds one folder a label, to any depth; hidden ones and files beside them are left out.
+
+    Args:
+        folder: the folder.
+        labels: what the images may show; each folder must have the name, the display name, a synonym or the id of one
+            of them, compared in Unicode's composed form. Without them each folder's name is a label, with spaces for
+            its underscores.
+
+    Raises:
+        InputError: there is no such folder, or it holds no folders.
+        UsageError: a folder is none of the labels'.
+    """
+
+    _form = ", in one folder a label"
+
+    def __init__(self, folder: str | os.PathLike[str], labels: Sequence[Label] | None = None) -> None:
+        self.place = Path(folder)
+        names = _folder_names(self.place)
+        self.labels = label_set(_labels_of(names) if labels is None else labels)
+        place = _places(self.labels)
+        if unknown := [name for name in names if _key(name) not in place]:
+            raise UsageError(
+                f"{folder}: folders that are none of the labels: {_some(unknown)}; add them, or move them away"
+            )
+        self._folders = [(place[_key(name)], self.place / name) for name in names]
+
+    def count(self) -> int:
+        """See ``Labelled.count``."""
+        return sum(ImageSource([folder]).count() or 0 for _, folder in self._folders)
+
     def _refs(self, owners: list[int]) -> Iterator[ImageRef]:
-        """Every image; its label is added to ``owners``."""
         for label, folder in self._folders:
             for ref in ImageSource([folder]):
                 owners.append(label)
                 yield ref
+
+
+class LabelledFiles(Labelled):
+    """The images that a CSV table names, and their labels; what else lies in the folder is left out.
+
+    Args:
+        folder: where the table's relative paths start.
+        table: with a header that names a column ``path`` (or ``image``, ``file``) and a column ``label``; its fields
+            are separated by commas, semicolons or tabs.
+        labels: what the images may show; see ``LabelledFolder``. Without them the labels of the table.
+
+    Raises:
+        UsageError: the table cannot be read or understood, names a file twice, or a label that is none of ``labels``.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], table: str | os.PathLike[str], labels: Sequence[Label] | None = None
+    ) -> None:
+        self.place = Path(table)
+        rows = _truth_rows(self.place)
+        if labels is None:
+            labels = [Label(name) for name in dict.fromkeys(name for _, name in rows)]
+        self.labels = label_set(labels)
+        place = _places(self.labels)
+        if unknown := [name for name in dict.fromkeys(name for _, name in rows) if _key(name) not in place]:
+            raise UsageError(f"{table}: labels that are none of those asked for: {_some(unknown)}; add them")
+        self._files = [(place[_key(name)], os.path.join(folder, path)) for path, name in rows]
+
+    def count(self) -> int:
+        """See ``Labelled.count``."""
+        return len(self._files)
+
+    def _refs(self, owners: list[int]) -> Iterator[ImageRef]:
+        base = os.getcwd()
+        for label, path in self._files:
+            owners.append(label)
+            yield file_ref(path, base)
+
+
+def _truth_rows(table: Path) -> list[tuple[str, str]]:
+    """The paths and labels of a table, in its order."""
+    text = read_text(table, "labelled paths", largest=_LARGEST_TABLE)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter_of(text))
+    try:
+        header = [cell.strip().lower() for cell in next(reader, [])]
+        paths = [header.index(name) for name in _PATH_COLUMNS if name in header]
+        if not paths or "label" not in header:
+            raise FileFault(table, "its first line must name a column path and a column label", 1)
+        path, label = paths[0], header.index("label")
+        found: dict[str, str] = {}
+        for row in reader:
+            if not any(row):
+                continue
+            if len(row) <= max(path, label) or not row[path] or not _key(row[label]):
+                raise FileFault(table, "a line without path or label", reader.line_num)
+            if row[path] in found:
+                raise FileFault(table, f"{row[path]!r} comes a second time; an image has one label", reader.line_num)
+            found[row[path]] = row[label]
+    except csv.Error as exc:
+        raise FileFault(table, f"not valid CSV: {exc}", max(reader.line_num, 1)) from exc
+    return list(found.items())
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (" …" if len(names) > 5 else "")
 
 
 def _folder_names(root: Path) -> list[str]:

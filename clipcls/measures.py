@@ -84,11 +84,26 @@ def paired_difference(better: Bools, than: Bools, truth: Ints, seed: int = 0) ->
         means += sums / len(own)
     new, old = Figures.of(better, truth), Figures.of(than, truth)
     return Difference(
-        _interval(new.top1 - old.top1, totals / len(gain)),
-        _interval(new.recall - old.recall, means / len(classes)),
+        interval(new.top1 - old.top1, totals / len(gain)),
+        interval(new.recall - old.recall, means / len(classes)),
     )
 
 
-def _interval(value: float, draws: npt.NDArray[np.float64]) -> Interval:
+def interval(value: float, draws: npt.NDArray[np.float64]) -> Interval:
+    """A figure with its 95% interval: percentiles of the figures of bootstrap draws, float64 [draws]."""
     low, high = np.percentile(draws, [2.5, 97.5])
     return Interval(value, float(low), float(high))
+
+
+def stratified(rows: Ints, truth: Ints, folds: int, seed: int) -> list[Ints]:
+    """The rows in folds that each hold their share of every class, ascending.
+
+    Args:
+        rows: places in ``truth``, [m].
+        truth: each image's class, [n].
+        folds: how many.
+        seed: of the order within a class.
+    """
+    shuffled = np.random.default_rng(seed).permutation(rows)
+    by_class = shuffled[np.argsort(truth[shuffled], kind="stable")]
+    return [np.sort(by_class[at::folds]) for at in range(folds)]

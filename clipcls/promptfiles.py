@@ -16,11 +16,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from clipcls.errors import OutputError, UsageError
+from clipcls.errors import UsageError
 from clipcls.labels import composed, is_chinese
 from clipcls.library import SUFFIXES, find_set, set_names
 from clipcls.prompts import PromptSet, placeholders, union
-from clipcls.textfile import FileFault, parse_structured, read_text
+from clipcls.textfile import FileFault, parse_structured, read_text, write_new_text
 
 logger = logging.getLogger("clipcls")
 
@@ -197,16 +197,7 @@ def write_new(path: Path, prompt_set: PromptSet, comment: str, after: str = "") 
         UsageError: it exists.
         OutputError: it cannot be written.
     """
-    text = format_prompts(prompt_set, comment) + after
-    try:
-        data = text.encode()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("xb") as file:
-            file.write(data)
-    except (OSError, ValueError) as exc:
-        if isinstance(exc, FileExistsError) and path.parent.is_dir():
-            raise UsageError(f"{path} exists and stays as it is: name another file, or move it away") from exc
-        raise OutputError(f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
+    write_new_text(path, format_prompts(prompt_set, comment) + after)
 
 
 def _load_one(wanted: str) -> PromptSet:

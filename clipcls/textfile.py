@@ -1,4 +1,4 @@
-"""Reading the text files that people write: labels, templates, settings."""
+"""The text files that people write, read: labels, templates, settings; and new ones written beside them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import json
 import logging
 import re
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from clipcls.errors import UsageError
+from clipcls.errors import OutputError, UsageError
 
 logger = logging.getLogger("clipcls")
 
@@ -29,7 +31,13 @@ class FileFault(UsageError):
         self.reason, self.line, self.column = reason, line or 1, column
 
 
-def read_text(path: Path, what: str) -> str:
+def delimiter_of(text: str) -> str:
+    """What separates the fields of a CSV, told by its first line: Excel writes semicolons in half of Europe."""
+    first = text.partition("\n")[0]
+    return next((mark for mark in ",;\t" if mark in first), ",")
+
+
+def read_text(path: Path, what: str, largest: int | None = None) -> str:
     """A text file of a person's: UTF-8 with or without a byte-order mark, UTF-16, or GBK as Chinese Windows writes it.
 
     Its lines end with a line feed, however the file ends them.
@@ -37,22 +45,48 @@ def read_text(path: Path, what: str) -> str:
     Args:
         path: the file.
         what: its content, as an error names it.
+        largest: bytes at most; None means 16 MB.
 
     Raises:
         UsageError: the file cannot be read, is too large or is no text.
     """
+    largest = _LARGEST if largest is None else largest
     try:
         with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
+            data = file.read(largest + 1)
     except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
         cause = getattr(exc, "strerror", None) or exc
         raise UsageError(f"cannot read {what} from {path}: {cause}; name a text file of {what}") from exc
-    if len(data) > _LARGEST:
-        raise FileFault(path, f"larger than {_LARGEST >> 20} MB; name a text file of {what}")
+    if len(data) > largest:
+        raise FileFault(path, f"larger than {largest >> 20} MB; name a text file of {what}")
     text = "\0" if b"\0" in data and not data.startswith(_UTF16) else _decode(data, path)
     if "\0" in text:
         raise FileFault(path, f"a binary file, not text; name a text file of {what}")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def write_new_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file that does not exist; folders above it are made.
+
+    Raises:
+        UsageError: it exists.
+        OutputError: it cannot be written.
+    """
+    with new_file(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that does not exist, to write to; folders above it are made. The errors are ``write_new_text``'s."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            yield file
+    except (OSError, ValueError) as exc:
+        if isinstance(exc, FileExistsError) and path.parent.is_dir():
+            raise UsageError(f"{path} exists and stays as it is: name another file, or move it away") from exc
+        raise OutputError(f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
 def _decode(data: bytes, path: Path) -> str:

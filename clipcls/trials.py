@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from clipcls import zeroshot
-from clipcls.classifier import Classifier, ZeroShotClassifier
+from clipcls.classifier import Classifier
 from clipcls.errors import UsageError
+from clipcls.heads import ZeroShotClassifier
 from clipcls.labelled import LabelledImages
 from clipcls.measures import Bools, Difference, Figures, paired_difference
 from clipcls.promptfiles import chosen, load_prompts

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from clipcls.classifier import Classifier
 from clipcls.errors import UsageError
 from clipcls.labelled import LabelledImages
-from clipcls.measures import Bools, Difference, Figures, paired_difference
+from clipcls.measures import Bools, Difference, Figures, paired_difference, stratified
 from clipcls.promptfiles import chosen
 from clipcls.prompts import PromptSet
 from clipcls.trials import Ints, Trial, predictions
@@ -124,20 +124,6 @@ def tuned_set(result: Tuned, pool: PromptSet, name: str, images: str) -> tuple[P
             line += f"; the choice over it {over.top1.value:+.4f} (95%: {over.top1.low:+.4f} to {over.top1.high:+.4f})"
         lines.append(line)
     return chosen_set, "\n".join([*lines, result.verdict])
-
-
-def stratified(rows: Ints, truth: Ints, folds: int, seed: int) -> list[Ints]:
-    """The rows in folds that each hold their share of every class, ascending.
-
-    Args:
-        rows: places in ``truth``, [m].
-        truth: each image's class, [n].
-        folds: how many.
-        seed: of the order within a class.
-    """
-    shuffled = np.random.default_rng(seed).permutation(rows)
-    by_class = shuffled[np.argsort(truth[shuffled], kind="stable")]
-    return [np.sort(by_class[at::folds]) for at in range(folds)]
 
 
 def _choose(trial: Trial, rows: Ints, truth: Ints, folds: int, seed: int) -> list[int]:

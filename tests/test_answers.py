@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from clipcls import Classifier, Failure, ImageRef, Label, Prediction, ZeroShotClassifier
 from clipcls.answer import Answer, Scores
-from clipcls.classifier import NEUTRAL
 from clipcls.cli.classify import _Layout, _Rule, _run_info
 from clipcls.errors import UsageError
+from clipcls.heads import NEUTRAL
 from clipcls.pipeline import Embedded
 from clipcls.records import GroupScore, Score
 from clipcls.sinks.runinfo import differences

@@ -17,10 +17,10 @@ from clipcls import Classifier, PromptSet
 from clipcls.errors import InputError, UsageError
 from clipcls.labelled import LabelledFolder, LabelledImages
 from clipcls.labels import Label, label_set
-from clipcls.measures import Figures, paired_difference
+from clipcls.measures import Figures, paired_difference, stratified
 from clipcls.promptfiles import read_prompts
 from clipcls.trials import Trial, compare, confuse, predictions, rank
-from clipcls.tuning import stratified, tune, tuned_set
+from clipcls.tuning import tune, tuned_set
 
 Install = Callable[..., FakeDoor]
 

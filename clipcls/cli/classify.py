@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args
 import typer
 
 from clipcls import __version__
+from clipcls.cli.answers import at_least_one, left_out
 from clipcls.cli.common import STARTER_NOTICE, Debug, LabelsFile, given_labels, open_classifier, quiet_pipe, say
 from clipcls.cli.progress import Tally, progress_bar
 from clipcls.cli.transfers import download_bar
 from clipcls.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from clipcls.classifier import ZeroShotClassifier
+    from clipcls.heads import Head
     from clipcls.records import EncoderInfo, ImageRef, Synonyms
     from clipcls.sinks import Format, ResultSink, RunInfo
     from clipcls.sources import ImageSource
@@ -71,6 +71,14 @@ def classify(
     synonyms: Annotated[
         str, typer.Option(help="A label with several names: mean, or max for the best.", rich_help_panel=_ANSWER)
     ] = "mean",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="What eval --calibrate wrote, for better probabilities.", rich_help_panel=_ANSWER),
+    ] = None,
+    head: Annotated[
+        Path | None,
+        typer.Option(help="What eval --save-probe wrote, in place of labels.", rich_help_panel=_ANSWER),
+    ] = None,
     groups: Annotated[
         bool, typer.Option("--groups", help="Also the best group, and its probability.", rich_help_panel=_ANSWER)
     ] = False,
@@ -145,6 +153,8 @@ def classify(
         }
     )
     wanted = given_labels(labels, labels_file)
+    if head and (wanted or prompts or background or multi_label or calibration):
+        raise UsageError("--head brings its own labels: leave out labels, prompts, background and calibration")
     layout = _Layout(_format(format, output, excel), top_k, all_scores, excel, unknown_label)
     rule = _Rule(threshold, margin, groups)
     if unknown_label and not (threshold or margin or background or multi_label):
@@ -157,29 +167,34 @@ def classify(
         "limit": limit,
     }
     found = ImageSource(paths, null_separated=null, **selection)
-    images = _at_least_one(found, paths)
+    images = at_least_one(found, paths)
     tally = Tally()
     with open_classifier(settings, cache) as classifier, quiet_pipe():
         with download_bar():
-            head = classifier.zero_shot(
-                wanted,
-                settings.prompts or None,
-                synonyms=cast("Synonyms", synonyms),
-                background=given_labels(background, None),
-                multi_label=multi_label,
-                strict_language=strict_language,
+            answering: Head = (
+                classifier.linear(head)
+                if head
+                else classifier.zero_shot(
+                    wanted,
+                    settings.prompts or None,
+                    synonyms=cast("Synonyms", synonyms),
+                    background=given_labels(background, None),
+                    multi_label=multi_label,
+                    strict_language=strict_language,
+                    calibration=calibration,
+                )
             )
-        head.answer(top_k=top_k, all_scores=all_scores, **rule._asdict())  # refuses before anything is written
+        answering.answer(top_k=top_k, all_scores=all_scores, **rule._asdict())  # refuses before anything is written
         if classifier.is_starter and not quiet:
             say(STARTER_NOTICE)
-        run = _run_info(head, classifier.info, layout, rule, paths, selection, with_versions=output is not None)
+        run = _run_info(answering, classifier.info, layout, rule, paths, selection, with_versions=output is not None)
         with (
             progress_bar(tally, found.count, hidden=quiet) as rows,
             open_sink(run, output, rows, overwrite=overwrite, resume=resume) as sink,
             _told_when_cut_off(sink, tally, quiet=quiet),
         ):
             todo = _not_done(images, sink)
-            answers = head.classify(todo, top_k=top_k, all_scores=all_scores, **rule._asdict())
+            answers = answering.classify(todo, top_k=top_k, all_scores=all_scores, **rule._asdict())
             for record in tally.over(answers):
                 sink.write(record)
     if not quiet:
@@ -218,17 +233,8 @@ def _format(asked: str | None, output: Path | None, excel: bool) -> Format:
     return chosen
 
 
-def _at_least_one(found: ImageSource, paths: list[str]) -> Iterator[ImageRef]:
-    """The images, once it is known that there are any: a wrong folder should not cost the loading of a model."""
-    images = iter(found)
-    first = next(images, None)
-    if first is None:
-        raise InputError(f"no images found in {', '.join(paths)}{_skipped(found)}")
-    return itertools.chain([first], images)
-
-
 def _run_info(
-    head: ZeroShotClassifier,
+    head: Head,
     info: EncoderInfo,
     layout: _Layout,
     rule: _Rule,
@@ -237,7 +243,7 @@ def _run_info(
     *,
     with_versions: bool,
 ) -> RunInfo:
-    from clipcls.classifier import called
+    from clipcls.heads import called
     from clipcls.sinks import LabelInfo, LabelPrompts, RunInfo
 
     by_templates: dict[tuple[str, ...], list[str]] = {}
@@ -256,6 +262,8 @@ def _run_info(
         synonyms=head.synonyms,
         background=tuple(label.name for label in head.background),
         multi_label=head.multi_label,
+        temperature=head.temperature,
+        head=head.file_digest,
         threshold=rule.threshold,
         margin=rule.margin,
         groups=tuple(label.group or label.column for label in head.labels) if rule.groups else (),
@@ -307,14 +315,4 @@ def _summary(tally: Tally, found: ImageSource, sink: ResultSink) -> str:
     if sink.already_complete:
         return "nothing to do: the file is complete"
     before = f"{sink.done.total()} done before; " if sink.done else ""
-    return f"{before}{tally.line()}{_skipped(found)}"
-
-
-def _skipped(found: ImageSource) -> str:
-    """What was left out for want of a package, and which extra brings it."""
-    from clipcls.decode import CAMERA_EXTRA
-
-    if not found.skipped:
-        return ""
-    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.skipped.items()))
-    return f"; skipped {kinds} (pip install '{CAMERA_EXTRA}' reads them)"
+    return f"{before}{tally.line()}{left_out(found)}"

@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipcls.cli.common import Debug, Device, LabelsFile, Model, given_labels, open_classifier, quiet_pipe, say
-from clipcls.cli.progress import Tally, progress_bar
+from clipcls.cli.common import Debug, Device, LabelsFile, Model, say
+from clipcls.cli.labelled import AsJson, Cache, Folder, end, labelled, print_json
 from clipcls.cli.tables import Column, show_table
-from clipcls.cli.transfers import download_bar
-from clipcls.errors import InputError, UsageError
+from clipcls.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipcls.classifier import Classifier
-    from clipcls.labelled import LabelledImages
     from clipcls.measures import Difference, Figures
     from clipcls.prompts import PromptSet
     from clipcls.tuning import Tuned
 
-Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder that holds one folder a label.")]
 OneSet = Annotated[
     list[str] | None,
     typer.Option("--prompts", "-p", help="A prompt set, file or template; several are taken together."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
-Cache = Annotated[bool, typer.Option(help="Keep embeddings for the next run.")]
-
 _SHOWN = 3
-"""Failures, and images of a pair, that are told by name."""
+"""Images of a pair that are told by name."""
 _FIGURES = (Column("top-1", right=True), Column("mean recall", right=True))
 _VERDICT = (Column("95% interval"), Column("verdict"))
 
@@ -66,16 +56,16 @@ def compare(
     if len(prompts or ()) < 2:
         raise UsageError("compare needs two rivals: give --prompts twice or more")
     rivals = [replace(load_prompts(each), name=each) for each in prompts or ()]
-    with _labelled(folder, labels_file, model, device, cache) as (classifier, images):
+    with labelled(folder, labels_file=labels_file, model=model, device=device, cache=cache) as (classifier, images):
         tried = compare(classifier, images, rivals)
     if json_:
         found = [asdict(each) for each in tried]
-        _print_json(images, sets=[{key: each[key] for key in each if key != "correct"} for each in found])
+        print_json(images, sets=[{key: each[key] for key in each if key != "correct"} for each in found])
         return
     rows = [(each.name, str(each.templates), *_shown(each.figures), *_compared(each.difference)) for each in tried]
     compared = (Column(f"top-1 over {tried[0].name}", right=True), *_VERDICT)
     show_table((Column("prompts"), Column("templates", right=True), *_FIGURES, *compared), rows)
-    _end(images)
+    end(images)
 
 
 def rank(
@@ -92,15 +82,15 @@ def rank(
     from clipcls.trials import rank
 
     prompt_set = _pool(prompts)
-    with _labelled(folder, labels_file, model, device, cache) as (classifier, images):
+    with labelled(folder, labels_file=labels_file, model=model, device=device, cache=cache) as (classifier, images):
         whole, ranked = rank(classifier, images, prompt_set)
     if json_:
-        _print_json(images, whole=asdict(whole.figures), templates=[asdict(row) for row in ranked])
+        print_json(images, whole=asdict(whole.figures), templates=[asdict(row) for row in ranked])
         return
     rows = [(f"all {whole.templates} together", *_shown(whole.figures), "", "", "")]
     rows += [(row.template, *_shown(row.alone), *_compared(row.cost, "costs", "helps")) for row in ranked]
     show_table((Column("template"), *_FIGURES, Column("leaving it out costs", right=True), *_VERDICT), rows)
-    _end(images)
+    end(images)
 
 
 def tune(
@@ -123,17 +113,17 @@ def tune(
     pool = _pool(prompts)
     if out is not None:
         out = check_new(out)
-    with _labelled(folder, labels_file, model, device, cache) as (classifier, images):
+    with labelled(folder, labels_file=labels_file, model=model, device=device, cache=cache) as (classifier, images):
         spec = classifier.info.spec
         result = tune(classifier, images, pool, folds=folds, seed=seed)
     if json_:
-        _print_json(images, **asdict(result))
+        print_json(images, **asdict(result))
     else:
         _tell_tuned(result, len(pool.templates))
     if out is not None:
         write_new(out, *tuned_set(result, pool, out.stem, f"{len(images.paths)} images of {folder}, model {spec}"))
         say(f"wrote {out}")
-    _end(images)
+    end(images)
 
 
 def confuse(
@@ -151,10 +141,10 @@ def confuse(
     from clipcls.settings import Settings
     from clipcls.trials import confuse
 
-    with _labelled(folder, labels_file, model, device, cache) as (classifier, images):
+    with labelled(folder, labels_file=labels_file, model=model, device=device, cache=cache) as (classifier, images):
         pairs = confuse(classifier, images, prompts or Settings.load().prompts or None)[:top]
     if json_:
-        _print_json(images, pairs=[asdict(pair) for pair in pairs])
+        print_json(images, pairs=[asdict(pair) for pair in pairs])
         return
     if not pairs:
         say("no image was taken for another label")
@@ -170,32 +160,7 @@ def confuse(
     ]
     names = ("first", "second", "first taken for second", "second for first")
     show_table((*map(Column, names), Column("cosine", right=True), Column("images")), rows)
-    _end(images)
-
-
-@contextmanager
-def _labelled(
-    folder: str, labels_file: str | None, model: str | None, device: str | None, cache: bool
-) -> Iterator[tuple[Classifier, LabelledImages]]:
-    """A classifier, and the folder's images as it sees them."""
-    from clipcls.labelled import LabelledFolder
-    from clipcls.labels import label_set
-    from clipcls.settings import Settings
-
-    settings = Settings.load({"model": model, "device": device})
-    found = LabelledFolder(folder, label_set(given_labels(None, labels_file)) if labels_file else None)
-    tally = Tally()
-    with open_classifier(settings, cache) as classifier:
-        with download_bar():
-            classifier.info  # noqa: B018  # loads the model, if that has to be
-        with progress_bar(tally, found.count, hidden=False):
-            images = classifier.labelled(found, tally.over)
-        say(f"{len(set(images.truth.tolist()))} labels; {tally.line()}")
-        for failure in images.failures[:_SHOWN]:
-            say(f"left out: {failure.path}: {failure.error}")
-        if len(images.failures) > _SHOWN:
-            say(f"and {len(images.failures) - _SHOWN} more")
-        yield classifier, images
+    end(images)
 
 
 def _pool(prompts: list[str] | None) -> PromptSet:
@@ -210,12 +175,6 @@ def _pool(prompts: list[str] | None) -> PromptSet:
     if len(found.templates) < 2:
         raise UsageError(f"{found.name} has fewer than two templates for any label, so there is nothing to choose")
     return found
-
-
-def _end(images: LabelledImages) -> None:
-    """Tell by the exit code that some images could not be read."""
-    if images.failures:
-        raise typer.Exit(InputError.exit_code)
 
 
 def _shown(figures: Figures) -> tuple[str, str]:
@@ -250,13 +209,3 @@ def _range(sizes: tuple[int, ...]) -> str:
 
 def _some(paths: tuple[str, ...]) -> str:
     return " ".join(paths[:_SHOWN]) + (f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else "")
-
-
-def _print_json(images: LabelledImages, **found: Any) -> None:
-    about = {
-        "images": len(images.paths),
-        "labels": len(set(images.truth.tolist())),
-        "failed": [asdict(failure) for failure in images.failures],
-    }
-    with quiet_pipe():
-        typer.echo(json.dumps(about | found, ensure_ascii=False, indent=2))

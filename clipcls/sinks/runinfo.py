@@ -19,7 +19,7 @@ from clipcls.sinks.rows import Format, Layout
 _SHOWN = 5
 _DECISIVE = (
     *("logit_scale", "logit_bias", "activation", "format", "top_k", "all_scores", "excel", "synonyms", "background"),
-    *("threshold", "margin", "unknown_label", "multi_label", "groups", "base"),
+    *("temperature", "head", "threshold", "margin", "unknown_label", "multi_label", "groups", "base"),
 )
 """Fields that say what a row holds, besides those that are compared item by item."""
 
@@ -71,6 +71,10 @@ class RunInfo:
     """How a label with several names was scored."""
     background: tuple[str, ...] = ()
     """Labels that competed and are in no row, by their names."""
+    temperature: float = 1.0
+    """What the logits were divided by; from ``--calibration``."""
+    head: str = ""
+    """The digest of the file that ``--head`` named."""
     threshold: float | None = None
     margin: float = 0.0
     unknown_label: str = ""

@@ -1,0 +1,82 @@
+"""Pictures classified for a command that does something else with the answers than list them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from clipcls.cli.common import STARTER_NOTICE, given_labels, open_classifier, say
+from clipcls.cli.progress import Tally, progress_bar
+from clipcls.cli.transfers import download_bar
+from clipcls.errors import InputError
+
+if TYPE_CHECKING:
+    from clipcls.heads import ZeroShotClassifier
+    from clipcls.records import ImageRef, Record
+    from clipcls.sources import ImageSource
+
+
+@contextmanager
+def answers(
+    paths: list[str],
+    *,
+    labels: list[str] | None,
+    labels_file: str | None,
+    prompts: list[str] | None,
+    threshold: float | None = None,
+    margin: float = 0.0,
+    background: list[str] | None = None,
+    model: str | None = None,
+    device: str | None = None,
+    cache: bool = True,
+    top_k: int = 1,
+    quiet: bool = False,
+) -> Iterator[tuple[ZeroShotClassifier, Iterator[Record]]]:
+    """A zero-shot classifier, and its answers for the images behind some paths; the arguments are classify's options.
+
+    Raises:
+        InputError: there are no images.
+    """
+    from clipcls.settings import Settings
+    from clipcls.sources import ImageSource
+
+    settings = Settings.load({"model": model, "device": device, "prompts": prompts or None})
+    wanted = given_labels(labels, labels_file)
+    found = ImageSource(paths)
+    images = at_least_one(found, paths)
+    tally = Tally()
+    with open_classifier(settings, cache) as classifier:
+        with download_bar():
+            head = classifier.zero_shot(wanted, settings.prompts or None, background=given_labels(background, None))
+        if classifier.is_starter and not quiet:
+            say(STARTER_NOTICE)
+        records = head.classify(images, top_k=top_k, threshold=threshold, margin=margin)
+        with progress_bar(tally, found.count, hidden=quiet):
+            yield head, tally.over(records)
+        if not quiet:
+            say(f"{tally.line()}{left_out(found)}")
+
+
+def at_least_one(found: ImageSource, paths: list[str]) -> Iterator[ImageRef]:
+    """The images, once it is known that there are any: a wrong folder should not cost the loading of a model.
+
+    Raises:
+        InputError: there are none.
+    """
+    images = iter(found)
+    first = next(images, None)
+    if first is None:
+        raise InputError(f"no images found in {', '.join(paths)}{left_out(found)}")
+    return itertools.chain([first], images)
+
+
+def left_out(found: ImageSource) -> str:
+    """What was left out for want of a package, and which extra brings it."""
+    from clipcls.decode import CAMERA_EXTRA
+
+    if not found.skipped:
+        return ""
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.skipped.items()))
+    return f"; skipped {kinds} (pip install '{CAMERA_EXTRA}' reads them)"

@@ -1,0 +1,243 @@
+"""``clipcls eval``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipcls.cli.common import Debug, Device, LabelsFile, Model, say
+from clipcls.cli.labelled import AsJson, Cache, Folder, end, labelled, print_json
+from clipcls.cli.tables import Column, show_table
+from clipcls.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipcls.calibration import Calibration
+    from clipcls.classifier import Classifier
+    from clipcls.evaluation import Evaluation
+    from clipcls.heads import ZeroShotClassifier
+    from clipcls.labelled import LabelledImages
+    from clipcls.measures import Interval
+    from clipcls.outliers import Outlier
+    from clipcls.probe import Curve
+
+_MATRIX = 12
+"""Labels of which the whole confusion matrix is shown; of more the pairs that are confused most."""
+_PAIRS = 10
+
+_MORE = "More"
+
+
+def eval(  # noqa: A001
+    folder: Folder,
+    truth: Annotated[
+        str | None, typer.Option(help="A CSV of path and label; its paths start at DIR.", metavar="FILE")
+    ] = None,
+    labels: Annotated[
+        list[str] | None, typer.Option("--labels", "-l", help="All labels, if not the folders' names.")
+    ] = None,
+    labels_file: LabelsFile = None,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option("--prompts", "-p", help="A prompt set, file or template; several are taken together."),
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Fit a temperature on half of the pictures.", rich_help_panel=_MORE)
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where --calibrate writes a .toml.", rich_help_panel=_MORE),
+    ] = None,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="How many labelled pictures zero-shot is worth.", rich_help_panel=_MORE),
+    ] = False,
+    save_probe: Annotated[
+        Path | None,
+        typer.Option(help="Learn from all pictures, and write a .npz for --head.", rich_help_panel=_MORE),
+    ] = None,
+    outliers: Annotated[
+        int, typer.Option(min=0, help="Pictures least like their folder, so many.", rich_help_panel=_MORE)
+    ] = 0,
+    draws: Annotated[int, typer.Option(min=1, help="Of --probe's pictures to learn from.", rich_help_panel=_MORE)] = 5,
+    seed: Annotated[int, typer.Option(help="Of halves and draws.", rich_help_panel=_MORE)] = 0,
+    model: Model = None,
+    device: Device = None,
+    cache: Cache = True,
+    json_: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bar and no notes.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Judge a classifier on pictures whose labels are known.
+
+    clipcls eval ./labelled --prompts zh
+    """
+    from clipcls.evaluation import evaluate, ranked
+    from clipcls.probe import require_sklearn
+    from clipcls.settings import Settings
+
+    if output is not None and not calibrate:
+        raise UsageError("--output is where --calibrate writes; add --calibrate, or send --json to a file")
+    for file in (output, save_probe):
+        _refuse_existing(file)
+    if probe or save_probe:
+        require_sklearn()
+    with labelled(
+        folder,
+        truth=truth,
+        labels=labels,
+        labels_file=labels_file,
+        model=model,
+        device=device,
+        cache=cache,
+        quiet=quiet,
+    ) as (classifier, images):
+        head = classifier.zero_shot(images.labels, prompts or Settings.load().prompts or None)
+        answers = ranked(head.scores, images.vectors)
+        found: dict[str, Any] = {
+            "evaluation": evaluate(answers, images.truth, tuple(label.column for label in images.labels), seed)
+        }
+        if calibrate:
+            found["calibration"] = _calibrated(classifier, head, images, output, seed)
+        if probe:
+            found["probe"] = _probed(images, answers.top[:, 0] == images.truth, draws, seed, quiet)
+        if outliers:
+            found["outliers"] = _outliers(images, outliers)
+        if save_probe:
+            _save(save_probe, classifier, images, seed)
+    if json_:
+        print_json(images, model=classifier.info.spec, **{name: _plain(each) for name, each in found.items()})
+    else:
+        _tell(**found)
+    end(images)
+
+
+def _refuse_existing(file: Path | None) -> None:
+    """Before any work is done."""
+    if file is not None and file.exists():
+        raise UsageError(f"{file} exists and stays as it is: name another file, or move it away")
+
+
+def _calibrated(
+    classifier: Classifier, head: ZeroShotClassifier, images: LabelledImages, output: Path | None, seed: int
+) -> Calibration:
+    from clipcls.calibration import calibrated, write_calibration
+
+    found = calibrated(head, images, classifier.info, seed)
+    if output is not None:
+        write_calibration(output, found)
+        say(f"wrote {output}: clipcls classify ... --calibration {output}")
+    return found
+
+
+def _probed(images: LabelledImages, right: Any, draws: int, seed: int, quiet: bool) -> Curve:
+    from clipcls.probe import curve
+
+    return curve(images, right, draws=draws, seed=seed, watch=(lambda line: None) if quiet else say)
+
+
+def _outliers(images: LabelledImages, most: int) -> list[Outlier]:
+    from clipcls.outliers import outliers
+
+    return outliers(images, most)
+
+
+def _save(path: Path, classifier: Classifier, images: LabelledImages, seed: int) -> None:
+    from clipcls.probe import save_probe
+
+    info = classifier.info
+    save_probe(path, images, info.fingerprint, info.spec, seed)
+    say(f"wrote {path}: clipcls classify PATH... --head {path}")
+
+
+def _plain(found: Any) -> Any:
+    return [asdict(each) for each in found] if isinstance(found, list) else asdict(found)
+
+
+def _tell(
+    evaluation: Evaluation,
+    calibration: Calibration | None = None,
+    probe: Curve | None = None,
+    outliers: Sequence[Outlier] = (),
+) -> None:
+    _tell_figures(evaluation)
+    _tell_classes(evaluation)
+    _tell_confusions(evaluation)
+    if calibration:
+        say(
+            f"temperature {calibration.temperature:.3f}, fitted on {calibration.images} pictures; on the others the "
+            f"calibration error goes from {calibration.ece_before:.3f} to {calibration.ece_after:.3f}"
+        )
+    if probe:
+        _tell_probe(probe)
+    if outliers:
+        columns = ("picture", "label", "cosine", "usual there", "nearest")
+        rows = [(each.path, each.label, f"{each.cosine:.3f}", f"{each.usual:.3f}", each.nearest) for each in outliers]
+        show_table([Column(name, right="u" in name and name != "picture") for name in columns], rows)
+
+
+def _tell_figures(evaluation: Evaluation) -> None:
+    figures: list[tuple[str, Interval | None]] = [
+        ("top-1", evaluation.top1),
+        ("top-5", evaluation.top5),
+        ("mean per-class recall", evaluation.recall),
+        ("macro F1", evaluation.macro_f1),
+        ("calibration error (ECE)", evaluation.ece),
+    ]
+    rows = [
+        (name, f"{each.value:.1%}", f"{each.low:.1%} to {each.high:.1%}") for name, each in figures if each is not None
+    ]
+    show_table((Column("figure"), Column("value", right=True), Column("95% interval")), rows)
+
+
+def _tell_classes(evaluation: Evaluation) -> None:
+    columns = ("images", "precision", "recall", "F1")
+    rows = [
+        (each.label, str(each.images), f"{each.precision:.1%}", f"{each.recall:.1%}", f"{each.f1:.1%}")
+        for each in evaluation.classes
+    ]
+    show_table((Column("label"), *(Column(name, right=True) for name in columns)), rows)
+
+
+def _tell_confusions(evaluation: Evaluation) -> None:
+    names = [each.label for each in evaluation.classes]
+    if len(names) <= _MATRIX:
+        rows = [(name, *map(str, row)) for name, row in zip(names, evaluation.confusion, strict=True)]
+        show_table((Column("shown \\ called"), *(Column(name, right=True) for name in names)), rows)
+        return
+    wrong = [
+        (count, names[shown], names[called])
+        for shown, row in enumerate(evaluation.confusion)
+        for called, count in enumerate(row)
+        if count and shown != called
+    ]
+    wrong.sort(key=lambda each: -each[0])
+    rows = [(shown, called, str(count)) for count, shown, called in wrong[:_PAIRS]]
+    show_table((Column("shown"), Column("called"), Column("images", right=True)), rows)
+
+
+def _tell_probe(found: Curve) -> None:
+    rows = [
+        (
+            "all" if point.shots is None else str(point.shots),
+            str(point.images),
+            f"{point.top1:.1%}",
+            f"±{point.spread:.1%}" if point.draws > 1 else "",
+            f"{point.top1 - found.zero_shot:+.1%}",
+        )
+        for point in found.points
+    ]
+    columns = ("images a label", "learned from", "top-1", "spread", "over zero-shot")
+    show_table([Column(name, right=True) for name in columns], rows)
+    say(f"zero-shot: {found.zero_shot:.1%}, on the same {found.held_out} pictures held out; {_worth(found)}")
+
+
+def _worth(found: Curve) -> str:
+    if found.worth is None:
+        return "no probe of these is as good"
+    if found.worth == 0:
+        return "one labelled picture a label is better"
+    return f"it is worth about {found.worth:.1f} labelled pictures a label"
