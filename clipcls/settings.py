@@ -93,9 +93,31 @@ class Settings:
         Raises:
             UsageError: a value is unknown or of the wrong kind; the message names the place.
         """
-        merged = _from_file(user_file()) | _from_file(PROJECT_FILE) | _from_environment()
+        merged = {key: value for key, (value, _) in _everywhere().items()}
         merged |= {key: value for key, value in (flags or {}).items() if value is not None}
         return cls(**merged)
+
+
+def origins() -> dict[str, tuple[Any, str]]:
+    """Every setting's value, and where it comes from: a file, an environment variable, or ``default``.
+
+    Raises:
+        UsageError: a value is unknown or of the wrong kind; the message names the place.
+    """
+    plain = Settings()
+    return {field.name: (getattr(plain, field.name), "default") for field in fields(Settings)} | _everywhere()
+
+
+def _everywhere() -> dict[str, tuple[Any, str]]:
+    """What is set, and where; of several places the one that wins."""
+    found: dict[str, tuple[Any, str]] = {}
+    for file in (user_file(), PROJECT_FILE):
+        found |= {key: (value, str(file)) for key, value in _from_file(file).items()}
+    return found | {key: (value, _variable(key)) for key, value in _from_environment().items()}
+
+
+def _variable(key: str) -> str:
+    return f"CLIPCLS_{key.upper()}"
 
 
 def save_model(path: Path, model: str) -> None:
@@ -155,7 +177,7 @@ def _from_file(path: Path) -> dict[str, Any]:
 def _from_environment() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in fields(Settings):
-        variable = f"CLIPCLS_{field.name.upper()}"
+        variable = _variable(field.name)
         text = os.environ.get(variable)
         if text:
             value: Any = int(text) if field.type == "int" and text.isdecimal() else text

@@ -94,6 +94,7 @@ def test_every_option_and_exit_code_is_described(environment: dict[str, str], ch
     commands = [
         "classify",
         "doctor",
+        "eval",
         "models pull",
         "models trace",
         "models info",

@@ -22,7 +22,10 @@ app = typer.Typer(
 
 @app.command()
 def info(debug: Debug = False) -> None:
-    """Show where the cache is, how large it is and what it holds."""
+    """Show where the cache is, how large it is and what it holds.
+
+    clipcls cache info
+    """
     with _store() as store, quiet_pipe():
         known = store.info()
     typer.echo(f"{known.path}: {_megabytes(known.bytes)}")
@@ -40,13 +43,19 @@ def info(debug: Debug = False) -> None:
 
 @app.command()
 def path(debug: Debug = False) -> None:
-    """Print the cache folder."""
+    """Print the cache folder.
+
+    clipcls cache path
+    """
     typer.echo(_folder())
 
 
 @app.command()
 def clear(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False, debug: Debug = False) -> None:
-    """Delete all of it; later runs embed everything again."""
+    """Delete all of it; later runs embed everything again.
+
+    clipcls cache clear
+    """
     with _store() as store:
         known = store.info()
         what = f"{known.images:,} image and {known.texts:,} text embeddings ({_megabytes(known.bytes)})"
@@ -63,7 +72,10 @@ def clear(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
 def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False, debug: Debug = False
 ) -> None:
-    """Drop what no later run can use: of files that are gone, and of models that have changed."""
+    """Drop what no later run can use: of files that are gone, and of models that have changed.
+
+    clipcls cache prune --dry-run
+    """
     with _store() as store:
         gone = store.prune(dry_run=dry_run)
     typer.echo(

@@ -16,6 +16,7 @@ COMMANDS = {
     "labels": "Look at label sets: files of labels, and those that come with clipcls.",
     "models": "Choose a model: what there is, what is known of it, what is on disk.",
     "cache": "Look after what earlier runs kept: embeddings, and models made ready.",
+    "config": "See what is set, and where it was set.",
     "doctor": "Show what a maintainer would ask for: versions, devices, folders, settings.",
 }
 """What each does: the first line of its own help. The module ``clipcls.cli.NAME`` holds a function of that name or,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipcls.cli.completion import a_label_set, a_model
 from clipcls.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -23,13 +24,19 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an e
 Model = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", help="A name (clipcls models list), ARCH/TAG, hf-hub:ORG/REPO, hf:ORG/REPO, or a folder."
+        "--model",
+        "-m",
+        autocompletion=a_model,
+        help="A name (clipcls models list), ARCH/TAG, hf-hub:ORG/REPO, hf:ORG/REPO, or a folder.",
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 LabelsFile = Annotated[
     str | None,
-    typer.Option(help="A file of labels (text, CSV, TOML, JSON, YAML), or a set's name (clipcls labels list)."),
+    typer.Option(
+        autocompletion=a_label_set,
+        help="A file of labels (text, CSV, TOML, JSON, YAML), or a set's name (clipcls labels list).",
+    ),
 ]
 
 INTERRUPTED = 130

@@ -24,7 +24,10 @@ def doctor(
     device: Device = None,
     debug: Debug = False,
 ) -> None:
-    """Show what a maintainer would ask for: versions, devices, folders, settings."""
+    """Show what a maintainer would ask for: versions, devices, folders, settings.
+
+    clipcls doctor --self-test
+    """
     from clipcls.doctor import report
     from clipcls.doctor import self_test as run_self_test
     from clipcls.settings import Settings

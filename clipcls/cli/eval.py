@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipcls.cli.common import Debug, Device, LabelsFile, Model, say
+from clipcls.cli.completion import a_prompt_set
 from clipcls.cli.labelled import AsJson, Cache, Folder, end, labelled, print_json
 from clipcls.cli.tables import Column, show_table
 from clipcls.errors import UsageError
@@ -42,7 +43,12 @@ def eval(  # noqa: A001
     labels_file: LabelsFile = None,
     prompts: Annotated[
         list[str] | None,
-        typer.Option("--prompts", "-p", help="A prompt set, file or template; several are taken together."),
+        typer.Option(
+            "--prompts",
+            "-p",
+            autocompletion=a_prompt_set,
+            help="A prompt set, file or template; several are taken together.",
+        ),
     ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit a temperature on half of the pictures.", rich_help_panel=_MORE)

@@ -22,7 +22,10 @@ Wanted = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A label set's 
 
 @app.command("list")
 def list_(debug: Debug = False) -> None:
-    """List all label sets: your project's, your own, and those that come with clipcls."""
+    """List all label sets: your project's, your own, and those that come with clipcls.
+
+    clipcls labels list
+    """
     from clipcls.labelfiles import read_labels
 
     def describe(path: Path) -> tuple[str, str, str]:
@@ -34,7 +37,10 @@ def list_(debug: Debug = False) -> None:
 
 @app.command()
 def show(wanted: Wanted, debug: Debug = False) -> None:
-    """Show the labels of a set with all that is known of each."""
+    """Show the labels of a set with all that is known of each.
+
+    clipcls labels show cifar-10-zh
+    """
     from clipcls.labelfiles import FIELDS, load_labels
     from clipcls.labels import SYNONYM, label_set
 
@@ -49,7 +55,10 @@ def show(wanted: Wanted, debug: Debug = False) -> None:
 
 @app.command()
 def check(wanted: Wanted, model: Model = None, debug: Debug = False) -> None:
-    """Check a label set: whether it can be read, and which labels the model cannot tell apart."""
+    """Check a label set: whether it can be read, and which labels the model cannot tell apart.
+
+    clipcls labels check labels.txt
+    """
     from clipcls.labelfiles import load_labels
     from clipcls.labels import label_set, shared_names
     from clipcls.settings import Settings

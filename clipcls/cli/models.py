@@ -42,6 +42,8 @@ def list_(json_: AsJson = False, debug: Debug = False) -> None:
     """List the models that have a short name, and those that were imported.
 
     Any other model of open_clip or of a hub works by its full name.
+
+    clipcls models list
     """
     from clipcls.encoders.catalogue import entries
     from clipcls.encoders.ondisk import imported, on_disk, parts
@@ -87,7 +89,10 @@ def info(
     json_: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Show all that is known of a model: facts and their sources, files on disk and where they lie."""
+    """Show all that is known of a model: facts and their sources, files on disk and where they lie.
+
+    clipcls models info xlmr-b32
+    """
     from clipcls.encoders.ondisk import on_disk, parts
     from clipcls.encoders.spec import parse_spec
     from clipcls.settings import Settings
@@ -151,7 +156,10 @@ def _measured(model: str, precision: str, device: str | None) -> Agreement:
 
 @app.command()
 def path(name: Name, debug: Debug = False) -> None:
-    """Print the folder that holds a model's weights."""
+    """Print the folder that holds a model's weights.
+
+    clipcls models path xlmr-b32
+    """
     from clipcls.encoders.ondisk import parts
     from clipcls.encoders.spec import parse_spec
 
@@ -169,7 +177,10 @@ def use(
     project: Annotated[bool, typer.Option("--project", help="For this folder alone, in ./clipcls.toml.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Make a model the default, in your own settings or in this folder's."""
+    """Make a model the default, in your own settings or in this folder's.
+
+    clipcls models use xlmr-b32
+    """
     from clipcls.encoders.ondisk import on_disk, parts
     from clipcls.encoders.spec import parse_spec
     from clipcls.settings import PROJECT_FILE, Settings, save_model, user_file
@@ -197,7 +208,10 @@ def recommend(
     json_: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Recommend models for your labels: who reads them, how good each is, how fast on your device."""
+    """Recommend models for your labels: who reads them, how good each is, how fast on your device.
+
+    clipcls models recommend --labels 大象,冰箱
+    """
     from clipcls.encoders.catalogue import recommended
     from clipcls.labels import label_set, script
     from clipcls.languages import reads

@@ -30,7 +30,10 @@ Labels = Annotated[list[str] | None, typer.Option("--labels", "-l", help="Labels
 
 @app.command("list")
 def list_(debug: Debug = False) -> None:
-    """List all prompt sets: your project's, your own, and those that come with clipcls."""
+    """List all prompt sets: your project's, your own, and those that come with clipcls.
+
+    clipcls prompts list
+    """
     from clipcls.promptfiles import read_prompts
 
     def describe(path: Path) -> tuple[str, str, str]:
@@ -48,7 +51,10 @@ def show(
     model: Model = None,
     debug: Debug = False,
 ) -> None:
-    """Show a set's prompts, how many tokens each takes, and which do not fit into the model's context."""
+    """Show a set's prompts, how many tokens each takes, and which do not fit into the model's context.
+
+    clipcls prompts show zh --labels 大象
+    """
     from clipcls.labels import is_chinese, label_set
     from clipcls.promptcheck import EXAMPLES
     from clipcls.promptfiles import chosen, load_prompts
@@ -78,7 +84,10 @@ def path(
     name: Annotated[str | None, typer.Argument(help="A set's name; without it the folders are printed.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Print the file of a set, or the folders in which sets are looked for, the first one first."""
+    """Print the file of a set, or the folders in which sets are looked for, the first one first.
+
+    clipcls prompts path zh
+    """
     from clipcls.library import folders
     from clipcls.promptfiles import find_prompts
 
@@ -94,7 +103,10 @@ def new(
     from_: Annotated[str | None, typer.Option("--from", help="Begin with the templates of this set.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Write a prompt set to begin with, with comments that tell how to go on."""
+    """Write a prompt set to begin with, with comments that tell how to go on.
+
+    clipcls prompts new mine.toml --from zh-plain
+    """
     from clipcls.promptfiles import new_prompts
 
     written = new_prompts(file, from_)
@@ -106,7 +118,10 @@ def edit(
     name: Annotated[str, typer.Argument(help="A set's name or a file.")],
     debug: Debug = False,
 ) -> None:
-    """Open a prompt set in $VISUAL or $EDITOR, and check it when the editor is closed."""
+    """Open a prompt set in $VISUAL or $EDITOR, and check it when the editor is closed.
+
+    clipcls prompts edit mine.toml
+    """
     from clipcls.library import shipped_folder
     from clipcls.promptcheck import check_prompts
     from clipcls.promptfiles import find_prompts
@@ -141,7 +156,10 @@ def check(
     model: Model = None,
     debug: Debug = False,
 ) -> None:
-    """Find every fault in prompt sets, with file, line and column; exit code 2 if there is an error."""
+    """Find every fault in prompt sets, with file, line and column; exit code 2 if there is an error.
+
+    clipcls prompts check mine.toml
+    """
     from clipcls.labels import label_set
     from clipcls.promptcheck import check_prompts
     from clipcls.promptfiles import find_prompts

@@ -73,6 +73,8 @@ def export(
 
     What lets it run without torch goes along. There, --model DIR takes it as it is, and clipcls models import DIR gives
     it a name.
+
+    clipcls models export xlmr-b32 ./xlmr-folder
     """
     from clipcls.encoders.hub import use_hub
     from clipcls.encoders.transfer import export
@@ -89,7 +91,10 @@ def trace(
     int8: Annotated[bool, typer.Option("--int8", help="For --precision int8, which takes weights of its own.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Prepare a model to run on the CPU without torch; otherwise its first use does it."""
+    """Prepare a model to run on the CPU without torch; otherwise its first use does it.
+
+    clipcls models trace xlmr-b32
+    """
     from clipcls.encoders.transfer import trace
     from clipcls.settings import TRACED, Settings
 
@@ -103,7 +108,10 @@ def import_(
     name: Annotated[str | None, typer.Option(help="What to call it; the folder's name if not given.")] = None,
     debug: Debug = False,
 ) -> None:
-    """Copy an exported model to where --model NAME finds it, after a check that it came whole."""
+    """Copy an exported model to where --model NAME finds it, after a check that it came whole.
+
+    clipcls models import ./xlmr-folder
+    """
     from clipcls.encoders.transfer import import_
 
     called, done = import_(folder, name)
@@ -115,7 +123,10 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Delete a model that was imported; any other lies in the cache of its hub (clipcls models path)."""
+    """Delete a model that was imported; any other lies in the cache of its hub (clipcls models path).
+
+    clipcls models remove xlmr-folder
+    """
     from clipcls.encoders.transfer import removable, remove
 
     folder = removable(name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipcls.cli.common import Debug, Device, LabelsFile, Model, say
+from clipcls.cli.completion import a_prompt_set
 from clipcls.cli.labelled import AsJson, Cache, Folder, end, labelled, print_json
 from clipcls.cli.tables import Column, show_table
 from clipcls.errors import UsageError
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 OneSet = Annotated[
     list[str] | None,
-    typer.Option("--prompts", "-p", help="A prompt set, file or template; several are taken together."),
+    typer.Option(
+        "--prompts",
+        "-p",
+        autocompletion=a_prompt_set,
+        help="A prompt set, file or template; several are taken together.",
+    ),
 ]
 _SHOWN = 3
 """Images of a pair that are told by name."""
@@ -37,7 +43,10 @@ def register(app: typer.Typer) -> None:
 def compare(
     folder: Folder,
     prompts: Annotated[
-        list[str] | None, typer.Option("--prompts", "-p", help="A prompt set, file or template: a rival each.")
+        list[str] | None,
+        typer.Option(
+            "--prompts", "-p", autocompletion=a_prompt_set, help="A prompt set, file or template: a rival each."
+        ),
     ] = None,
     labels_file: LabelsFile = None,
     model: Model = None,
@@ -78,7 +87,10 @@ def rank(
     json_: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Rank the templates of a set: each one alone, and what leaving it out of the ensemble costs."""
+    """Rank the templates of a set: each one alone, and what leaving it out of the ensemble costs.
+
+    clipcls prompts rank DIR --prompts zh
+    """
     from clipcls.trials import rank
 
     prompt_set = _pool(prompts)
@@ -106,7 +118,10 @@ def tune(
     json_: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Choose the templates that work best on your images, and measure that on images that had no part in it."""
+    """Choose the templates that work best on your images, and measure that on images that had no part in it.
+
+    clipcls prompts tune DIR --prompts zh --out best.toml
+    """
     from clipcls.promptfiles import check_new, write_new
     from clipcls.tuning import tune, tuned_set
 
@@ -137,7 +152,10 @@ def confuse(
     json_: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Show which labels are taken for each other, how close their prompts are, and on which images."""
+    """Show which labels are taken for each other, how close their prompts are, and on which images.
+
+    clipcls prompts confuse DIR --prompts zh
+    """
     from clipcls.settings import Settings
     from clipcls.trials import confuse
 
