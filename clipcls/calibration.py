@@ -86,9 +86,15 @@ def calibrated(head: ZeroShotClassifier, images: LabelledImages, info: EncoderIn
     cosines = np.concatenate(
         [head.scores(images.vectors[fit[at : at + _ROWS]]).cosines for at in range(0, len(fit), _ROWS)]
     )
-    if (zeroshot.best(cosines) == images.truth[fit]).all():
-        logger.warning("all %d pictures that the temperature is fitted on are right, so it says little", len(fit))
-    head.temperature = fit_temperature(cosines, images.truth[fit], info.logit_scale, info.logit_bias, info.activation)
+    if (zeroshot.best(cosines) == images.truth[fit]).all():  # then the lowest temperature fits best, whatever it is
+        logger.warning(
+            "all %d pictures to fit the temperature on are right, which tells nothing: it stays 1; more pictures help",
+            len(fit),
+        )
+    else:
+        head.temperature = fit_temperature(
+            cosines, images.truth[fit], info.logit_scale, info.logit_bias, info.activation
+        )
     labels = tuple(label.column for label in images.labels)
     after = calibration_error(ranked(head.scores, images.vectors[held]), images.truth[held])
     temperature, head.temperature = head.temperature, 1.0

@@ -267,7 +267,7 @@ def test_a_calibration_is_not_written_over_and_read_with_care(fake: Install, fol
     assert "add --calibrate" in clipcls.err
     (folder / "red" / "0.png").unlink()
     clipcls("eval", folder, "--calibrate")
-    assert "pictures that the temperature is fitted on are right, so it says little" in clipcls.err
+    assert "are right, which tells nothing: it stays 1" in clipcls.err
 
 
 def some_images(each: int = 30, labels: int = 4, noise: float = 0.45) -> LabelledImages:

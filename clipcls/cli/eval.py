@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipcls.cli.common import Debug, Device, LabelsFile, Model, say
+from clipcls.cli.common import Debug, Device, LabelsFile, Model, quiet_pipe, say
 from clipcls.cli.completion import a_prompt_set
 from clipcls.cli.labelled import AsJson, Cache, Folder, end, labelled, print_json
 from clipcls.cli.tables import Column, show_table
@@ -117,7 +117,8 @@ def eval(  # noqa: A001
     if json_:
         print_json(images, model=classifier.info.spec, **{name: _plain(each) for name, each in found.items()})
     else:
-        _tell(**found)
+        with quiet_pipe():
+            _tell(**found)
     end(images)
 
 
@@ -170,7 +171,9 @@ def _tell(
     outliers: Sequence[Outlier] = (),
 ) -> None:
     _tell_figures(evaluation)
+    typer.echo()
     _tell_classes(evaluation)
+    typer.echo()
     _tell_confusions(evaluation)
     if calibration:
         say(
@@ -178,8 +181,10 @@ def _tell(
             f"calibration error goes from {calibration.ece_before:.3f} to {calibration.ece_after:.3f}"
         )
     if probe:
+        typer.echo()
         _tell_probe(probe)
     if outliers:
+        typer.echo()
         columns = ("picture", "label", "cosine", "usual there", "nearest")
         rows = [(each.path, each.label, f"{each.cosine:.3f}", f"{each.usual:.3f}", each.nearest) for each in outliers]
         show_table([Column(name, right="u" in name and name != "picture") for name in columns], rows)
