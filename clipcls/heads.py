@@ -21,7 +21,7 @@ from clipcls.errors import UsageError
 from clipcls.labels import SYNONYM, Label, is_chinese
 from clipcls.pipeline import Embedded, Embedder
 from clipcls.prompts import Wording
-from clipcls.records import Failure, ImageRef, Record, Synonyms, TokenCount
+from clipcls.records import EncoderInfo, Failure, ImageRef, Record, Synonyms, TokenCount
 from clipcls.sources import ImageSource
 
 logger = logging.getLogger("clipcls")
@@ -54,6 +54,11 @@ class Head(ABC):
 
     def __init__(self, embedder: Embedder, labels: tuple[Label, ...], *, multi_label: bool = False) -> None:
         self._embedder, self.labels, self.multi_label = embedder, labels, multi_label
+
+    @property
+    def info(self) -> EncoderInfo:
+        """Of the model."""
+        return self._embedder.info
 
     @abstractmethod
     def scores(self, images: Vectors) -> Scores:

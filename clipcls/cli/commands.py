@@ -11,6 +11,7 @@ from typer.main import get_command
 
 COMMANDS = {
     "classify": "Rank labels for every image.",
+    "sort": "Put images into one folder a label.",
     "eval": "Judge a classifier on pictures whose labels are known.",
     "prompts": "Write prompt templates, check them, and find out which ones work.",
     "labels": "Look at label sets: files of labels, and those that come with clipcls.",
