@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self, get_args
 import numpy as np
 
 from clipcls.errors import InputError, UsageError
-from clipcls.heads import Paths, Vectors, ZeroShotClassifier, image_refs
+from clipcls.heads import Paths, Vectors, ZeroShotClassifier, image_refs, warn_of_cut
 from clipcls.labelled import Labelled, LabelledImages, Watch
 from clipcls.labels import Label, composed, label_set, split_labels
 from clipcls.languages import complaints
@@ -211,6 +211,11 @@ class Classifier:
         for block in self._embedder.images(image_refs(images)):
             yield from block
 
+    @property
+    def store(self) -> Store | NoStore:
+        """Where embeddings are kept, of this model and of others."""
+        return self._embedder.store
+
     def labelled(self, images: Labelled, watch: Watch = lambda images: images) -> LabelledImages:
         """Embeddings of images whose labels are known; ``watch`` sees each image as it comes, and hands it on.
 
@@ -222,7 +227,7 @@ class Classifier:
         return images.embed(self._embedder, watch)
 
     def embed_texts(self, texts: str | Sequence[str]) -> Vectors:
-        """Embeddings of texts as they are, without a template.
+        """Embeddings of texts as they are, without a template; those that are too long for the model are logged.
 
         Returns:
             float32 [n, D], unit rows.
@@ -232,7 +237,11 @@ class Classifier:
             DeviceError: the device is missing.
         """
         listed = [texts] if isinstance(texts, str) else list(texts)
-        return self._embedder.texts(listed)[0] if listed else np.empty((0, self.info.dim), np.float32)
+        if not listed:
+            return np.empty((0, self.info.dim), np.float32)
+        vectors, tokens = self._embedder.texts(listed)
+        warn_of_cut(listed, tokens)
+        return vectors
 
 
 def _check_apart(labels: Sequence[Label], background: Sequence[Label]) -> None:

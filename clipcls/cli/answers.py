@@ -1,9 +1,9 @@
-"""Pictures classified for a command that does something else with the answers than list them."""
+"""Pictures classified or embedded for a command, with a bar meanwhile and a line when it is through."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,15 @@ from clipcls.cli.transfers import download_bar
 from clipcls.errors import InputError
 
 if TYPE_CHECKING:
+    from clipcls.classifier import Classifier
     from clipcls.heads import ZeroShotClassifier
-    from clipcls.records import ImageRef, Record
+    from clipcls.pipeline import Embedded
+    from clipcls.records import Failure, ImageRef, Record
     from clipcls.sources import ImageSource
+
+
+_SHOWN = 3
+"""Failures that are told by name."""
 
 
 @contextmanager
@@ -57,6 +63,47 @@ def answers(
             yield head, tally.over(records)
         if not quiet:
             say(f"{tally.line()}{left_out(found)}")
+
+
+@contextmanager
+def walked(
+    classifier: Classifier,
+    found: ImageSource,
+    images: Iterable[ImageRef],
+    failures: list[Failure],
+    *,
+    quiet: bool,
+) -> Iterator[Iterator[Embedded]]:
+    """Embeddings of images, with a bar meanwhile and a line when they are through.
+
+    Those that cannot be read are added to ``failures``, and some of them told.
+    """
+    from clipcls.records import Failure
+
+    tally = Tally()
+
+    def readable() -> Iterator[Embedded]:
+        for image in tally.over(classifier.embedded(images)):
+            if isinstance(image, Failure):
+                failures.append(image)
+            else:
+                yield image
+
+    with progress_bar(tally, found.count, hidden=quiet):
+        yield readable()
+    if not quiet:
+        say(f"{tally.line()}{left_out(found)}")
+    tell_failures(failures)
+
+
+def tell_failures(failures: Sequence[Failure]) -> None:
+    """Name some of the images that could not be read."""
+    from clipcls.sinks.cells import printable
+
+    for failure in failures[:_SHOWN]:
+        say(f"left out: {printable(failure.path)}: {printable(failure.error)}")
+    if len(failures) > _SHOWN:
+        say(f"and {len(failures) - _SHOWN} more")
 
 
 def at_least_one(found: ImageSource, paths: list[str]) -> Iterator[ImageRef]:

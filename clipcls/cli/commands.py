@@ -11,7 +11,10 @@ from typer.main import get_command
 
 COMMANDS = {
     "classify": "Rank labels for every image.",
+    "search": "Find the images that fit a sentence.",
     "sort": "Put images into one folder a label.",
+    "dedup": "Find images that are nearly the same.",
+    "score": "Tell how well texts fit images.",
     "eval": "Judge a classifier on pictures whose labels are known.",
     "prompts": "Write prompt templates, check them, and find out which ones work.",
     "labels": "Look at label sets: files of labels, and those that come with clipcls.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipcls.cli.answers import tell_failures
 from clipcls.cli.common import given_labels, open_classifier, quiet_pipe, say
 from clipcls.cli.progress import Tally, progress_bar
 from clipcls.cli.transfers import download_bar
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder that holds one folder a label.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
 Cache = Annotated[bool, typer.Option(help="Keep embeddings for the next run.")]
-
-_SHOWN = 3
-"""Failures that are told by name."""
 
 
 @contextmanager
@@ -55,10 +53,7 @@ def labelled(
             images = classifier.labelled(found, tally.over)
         if not quiet:
             say(f"{len(set(images.truth.tolist()))} labels; {tally.line()}")
-        for failure in images.failures[:_SHOWN]:
-            say(f"left out: {failure.path}: {failure.error}")
-        if len(images.failures) > _SHOWN:
-            say(f"and {len(images.failures) - _SHOWN} more")
+        tell_failures(images.failures)
         yield classifier, images
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 # NUL counts as ill-formed because C readers (pandas among them) end a cell at it.
 _ILL_FORMED = re.compile("[\x00\ud800-\udfff]")
@@ -10,6 +11,7 @@ _ILL_FORMED = re.compile("[\x00\ud800-\udfff]")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _TRIGGERS = "[=+\\-@\t\r＝＋－＠]"  # Excel takes the full-width ones for the plain ones
 _RUN_BY_EXCEL = re.compile(f"'*{_TRIGGERS}")
+_TO_QUOTE = re.compile('[,"\r\n]')
 _PROTECTED = re.compile(f"'+{_TRIGGERS}")
 
 
@@ -39,6 +41,12 @@ def protect_cell(cell: str) -> str:
 def unprotect_cell(cell: str) -> str:
     """The cell that ``protect_cell`` was given."""
     return cell[1:] if _PROTECTED.match(cell) else cell
+
+
+def csv_row(cells: Iterable[str]) -> str:
+    """One row of CSV with its line break; the cells are to be well-formed."""
+    # Not csv.writer: before Python 3.13 it leaves a lone carriage return unquoted, and no reader gets it back.
+    return ",".join('"' + cell.replace('"', '""') + '"' if _TO_QUOTE.search(cell) else cell for cell in cells) + "\n"
 
 
 def rounded(number: float) -> float:

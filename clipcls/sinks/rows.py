@@ -6,18 +6,14 @@ import base64
 import csv
 import json
 import os
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from clipcls.labels import SYNONYM
 from clipcls.records import Failure, Prediction, Record, Score
-from clipcls.sinks.cells import protect_cell, rounded, unprotect_cell, well_formed
+from clipcls.sinks.cells import csv_row, protect_cell, rounded, unprotect_cell, well_formed
 
 Format = Literal["table", "csv", "jsonl"]
-
-_TO_QUOTE = re.compile('[,"\r\n]')
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +102,7 @@ class CsvRows:
     def head(self) -> str:
         """The header."""
         mark = "\ufeff" if self._layout.excel else ""
-        return mark + _joined(self._text(name) for name in self._names)
+        return mark + csv_row(self._text(name) for name in self._names)
 
     def row(self, record: Record) -> str:
         """One row.
@@ -116,7 +112,7 @@ class CsvRows:
         """
         blank = len(self._names) - 3
         if isinstance(record, Failure):
-            return _joined([self._text(record.path), "error", *[""] * blank, self._text(record.error)])
+            return csv_row([self._text(record.path), "error", *[""] * blank, self._text(record.error)])
         cells: list[str] = []
         for place, score in enumerate(record.ranked[: self._layout.ranks]):
             label = score.label if place else self._layout.answer(record)
@@ -130,7 +126,7 @@ class CsvRows:
             cells += [_number(score.cosine) for score in scores]
         if len(cells) != blank:
             raise ValueError(f"{len(cells)} cells of scores where the header has {blank}")
-        return _joined([self._text(record.path), _status(record), *cells, ""])
+        return csv_row([self._text(record.path), _status(record), *cells, ""])
 
     def read(self, row: str) -> tuple[str, bool]:
         """See ``Rows.read``."""
@@ -144,10 +140,7 @@ class CsvRows:
 
     def _text(self, cell: str) -> str:
         cell = well_formed(cell)
-        if self._layout.excel:
-            cell = protect_cell(cell)
-        # Not csv.writer: before Python 3.13 it leaves a lone carriage return unquoted, and no reader gets it back.
-        return '"' + cell.replace('"', '""') + '"' if _TO_QUOTE.search(cell) else cell
+        return protect_cell(cell) if self._layout.excel else cell
 
 
 class JsonlRows:
@@ -194,10 +187,6 @@ class JsonlRows:
             case {"path": str(path), "status": str(status)}:
                 return path, status != "error"
         raise ValueError("no path and status")
-
-
-def _joined(cells: Iterable[str]) -> str:
-    return ",".join(cells) + "\n"
 
 
 def _number(number: float) -> str:

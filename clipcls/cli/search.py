@@ -1,0 +1,136 @@
+"""``clipcls search``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from clipcls.cli.answers import at_least_one, walked
+from clipcls.cli.common import STARTER_NOTICE, Debug, Device, Model, open_classifier, quiet_pipe, say
+from clipcls.cli.listing import FORMATS, given_format, show
+from clipcls.cli.transfers import download_bar
+from clipcls.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from clipcls.classifier import Classifier
+    from clipcls.records import Failure
+    from clipcls.search import Float32, Match
+
+_QUERY, _INPUT, _MODEL, _OUTPUT = "Query", "Images", "Model", "Output"
+
+
+def search(
+    query: Annotated[
+        str, typer.Argument(metavar="QUERY", help="A sentence, taken as it is; with --like it may be left out.")
+    ] = "",
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PATH]...", help="Image files, folders, globs; without any, all pictures that the cache knows."
+        ),
+    ] = None,
+    and_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--and", help="A further text; 2:TEXT counts twice (1:16:9 is the text 16:9).", rich_help_panel=_QUERY
+        ),
+    ] = None,
+    not_: Annotated[
+        list[str] | None, typer.Option("--not", help="A text to keep away from.", rich_help_panel=_QUERY)
+    ] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(help="A picture to be like, or a folder of them; 0.5:FILE counts half.", rich_help_panel=_QUERY),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", "-n", min=1, help="How many.", rich_help_panel=_QUERY)] = 20,
+    threshold: Annotated[float, typer.Option(min=-1.0, max=1.0, help="Least cosine.", rich_help_panel=_QUERY)] = -1.0,
+    recursive: Annotated[bool, typer.Option(help="Search folders to any depth.", rich_help_panel=_INPUT)] = True,
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only files that match this glob.", rich_help_panel=_INPUT)
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="No files or folders that match this glob.", rich_help_panel=_INPUT)
+    ] = None,
+    model: Model = None,
+    device: Device = None,
+    cache: Annotated[bool, typer.Option(help="Keep embeddings for the next run.")] = True,
+    format: Annotated[
+        str | None, typer.Option("--format", "-f", help="table, csv, jsonl or paths.", rich_help_panel=_OUTPUT)
+    ] = None,
+    null: Annotated[
+        bool, typer.Option("-0", help="Paths alone, each ended by a NUL byte for xargs -0.", rich_help_panel=_OUTPUT)
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="No bar, notice or summary.", rich_help_panel=_OUTPUT)
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Find the images that fit a sentence.
+
+    clipcls search 一只在雪地里的狗 ./imgs --not 人
+    """
+    from clipcls.search import Match, Query, among
+    from clipcls.settings import Settings
+    from clipcls.sources import ImageSource
+
+    if like and query and os.path.exists(query):  # --like FILE PATH...: there is no sentence
+        query, paths = "", [query, *(paths or [])]
+    if not paths and os.sep in query and os.path.exists(query):
+        raise UsageError(f"{query} is a path, and the query comes first: clipcls search SENTENCE {query}")
+    asked = Query.parse([query, *(and_ or [])], like or [], not_ or [])
+    form = given_format("paths" if null and format is None else format, (*FORMATS, "paths"))
+    if null and form != "paths":
+        raise UsageError("-0 is for paths; leave --format out")
+    if not paths and (include or exclude or not recursive):
+        raise UsageError("--include, --exclude and --no-recursive are for folders: name one after the query")
+    found = ImageSource(paths or [], recursive=recursive, include=include or [], exclude=exclude or [])
+    settings = Settings.load({"model": model, "device": device})
+    failures: list[Failure] = []
+    images = at_least_one(found, paths) if paths else iter(())
+    with open_classifier(settings, cache) as classifier, quiet_pipe():
+        with download_bar():
+            vector = asked.vector(classifier)
+        if classifier.is_starter and not quiet:
+            say(STARTER_NOTICE)
+        if paths:
+            with walked(classifier, found, images, failures, quiet=quiet) as embedded:
+                matches = among(embedded, vector, top, threshold)
+        else:
+            matches = _known(classifier, vector, top, threshold, quiet=quiet)
+        if form == "paths":
+            _write_paths(matches, "\0" if null else "\n")
+        else:
+            show(form, Match, matches)
+    raise typer.Exit(InputError.exit_code if failures else 0)
+
+
+def _known(classifier: Classifier, vector: Float32, top: int, threshold: float, *, quiet: bool) -> list[Match]:
+    """The best of all pictures that the cache knows."""
+    from clipcls.search import in_store
+
+    began = time.perf_counter()
+    matches, count = in_store(classifier, vector, top, threshold)
+    if not count:
+        raise InputError(
+            f"the cache has no pictures of the model {classifier.info.spec}: name a folder after the query, once"
+        )
+    if not quiet:
+        say(f"{count:,} pictures in the cache, {time.perf_counter() - began:.2f} s")
+    return matches
+
+
+def _write_paths(matches: Iterable[Match], end: str) -> None:
+    """Paths alone: to a pipe byte for byte as the system knows them, to a terminal as it can show them."""
+    from clipcls.sinks.cells import printable
+    from clipcls.sinks.stream import send
+
+    terminal = sys.stdout.isatty()
+    if not terminal:
+        cast(TextIOWrapper, sys.stdout).reconfigure(errors="surrogateescape")
+    send(sys.stdout, "".join((printable(match.path) if terminal else match.path) + end for match in matches))
