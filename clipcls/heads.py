@@ -129,9 +129,10 @@ class Head(ABC):
 
     def _records(self, images: Paths | Iterable[ImageRef], answer: Answer) -> Iterator[Record]:
         for block in self._embedder.images(image_refs(images)):
-            yield from self._score(block, answer)
+            yield from self.records(block, answer)
 
-    def _score(self, block: Sequence[Embedded | Failure], answer: Answer) -> Iterator[Record]:
+    def records(self, block: Sequence[Embedded | Failure], answer: Answer) -> Iterator[Record]:
+        """The records of images that are embedded already, in order; a failure stays one."""
         embedded = [image for image in block if isinstance(image, Embedded)]
         if not embedded:
             yield from (image for image in block if isinstance(image, Failure))

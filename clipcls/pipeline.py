@@ -40,8 +40,6 @@ _MANY_TEXTS = 2000
 """Prompts that take so long that a person should know what is going on."""
 _CHUNK = 256
 """Images that are looked up in the store in one go."""
-_LARGEST = 1 << 30
-"""Bytes of the largest file that is read at all."""
 _BATCHES_AHEAD = 2
 """Batches in the tower's hands: one computes, one waits."""
 
@@ -308,8 +306,6 @@ class _ImageRun:
         """In a loader thread: read the image once, digest it, and unless the store knows it make it ready."""
         read_ns = time.time_ns()
         try:
-            if ref.stat and ref.stat.size > _LARGEST:
-                raise OSError(f"{ref.stat.size / 1e9:.1f} GB is too large for a picture")
             with ref.open() as file:
                 data = file.read()
         except (OSError, MemoryError) as exc:

@@ -24,6 +24,7 @@ from clipcls.labels import Label
 from clipcls.languages import complaints
 from clipcls.prompts import Wording
 from clipcls.records import EncoderInfo, FileStamp
+from clipcls.video import moment_of
 
 if TYPE_CHECKING:
     from clipcls.classifier import Classifier
@@ -229,8 +230,10 @@ def in_store(classifier: Classifier, query: Float32, k: int, threshold: float = 
 def _unchanged(ranked: Iterable[tuple[bytes, float]], files: dict[bytes, list[FileStamp]]) -> Iterator[Match]:
     for digest, cosine in ranked:
         for stamp in sorted(files.get(digest, ()), key=lambda stamp: stamp.path):
+            moment = moment_of(stamp.path)
             try:
-                if FileStamp.of(stamp.path) == stamp:
+                now = FileStamp.of(moment[0] if moment else stamp.path)
+                if (now.size, now.mtime_ns) == (stamp.size, stamp.mtime_ns):
                     yield Match(stamp.path, cosine)
             except (OSError, ValueError):
                 continue

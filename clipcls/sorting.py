@@ -30,6 +30,7 @@ from clipcls.records import Failure, Prediction, Record
 from clipcls.sinks.cells import printable
 from clipcls.sinks.durable import lock, move
 from clipcls.sinks.runinfo import timestamp
+from clipcls.video import video_of
 
 Mode = Literal["copy", "move", "link", "symlink"]
 
@@ -149,7 +150,8 @@ def plan(records: Iterable[Record], base: Path, into: Path, mode: Mode = "copy",
         try:
             status = _image_status(place, mode)
         except (OSError, ValueError) as exc:
-            missing.append(Failure(record.path, _reason(exc)))
+            frame = "a frame of a video: clipcls classify --video mean gives whole videos an answer"
+            missing.append(Failure(record.path, frame if video_of(record.path) else _reason(exc)))
             continue
         folder = _folder(record, folders)
         if folder not in taken:

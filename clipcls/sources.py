@@ -20,8 +20,9 @@ from itertools import chain, islice
 from typing import BinaryIO, cast
 
 from clipcls.decode import HEIC_SUFFIXES, RAW_SUFFIXES
-from clipcls.errors import InputError
+from clipcls.errors import InputError, UsageError
 from clipcls.records import FileStamp, ImageRef
+from clipcls.video import VIDEO_EXTRA, VIDEO_SUFFIXES, Sampling, Videos, is_video
 
 SUFFIXES = frozenset(
     (
@@ -35,6 +36,8 @@ CAMERA_SUFFIXES = HEIC_SUFFIXES | RAW_SUFFIXES
 """Files taken from folders and glob patterns only where the optional package that reads them is installed."""
 
 _SYSTEM_FOLDERS = frozenset({"@eaDir"})  # thumbnails that a Synology NAS keeps beside the photographs
+_LARGEST = 1 << 30
+"""Bytes of the largest picture that is opened at all."""
 _log = logging.getLogger("clipcls")
 
 
@@ -64,9 +67,13 @@ def _open_regular(path: str) -> BinaryIO:
         descriptor = os.open(path, flags)
     except ValueError as exc:
         raise OSError(errno.EINVAL, "the path holds a NUL byte (is the list separated by NULs?)", path) from exc
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", path)
+    if found.st_size > _LARGEST:
+        os.close(descriptor)
+        raise OSError(f"{found.st_size / 1e9:.1f} GB is too large for a picture")
     return os.fdopen(descriptor, "rb")
 
 
@@ -83,15 +90,18 @@ class ImageSource:
             ``exclude`` also with the folders' below the one named; one with ``/`` with the whole path below it.
             Upper and lower case differ.
         limit: how many images at most.
+        videos: which frames of videos are images, too; None takes none.
         stdin: what ``-`` reads, by default the process's own stdin; it can be read only once.
         null_separated: whether the paths on stdin end in NUL bytes (``find -print0``) and not in newlines.
 
     Raises:
         InputError: a path does not exist or a folder cannot be read, or a pattern matches nothing.
+        UsageError: videos in folders were asked for, and the optional package that reads them is missing.
     """
 
     skipped: Counter[str]
-    """Camera files left out for want of the optional package, by suffix; filled while iterating."""
+    """By suffix, camera files left out for want of the optional package, and videos that only naming them, or
+    ``Sampling.folders``, would have brought in; filled while iterating."""
 
     def __init__(
         self,
@@ -101,6 +111,7 @@ class ImageSource:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         limit: int | None = None,
+        videos: Sampling | None = None,
         stdin: BinaryIO | None = None,
         null_separated: bool = False,
     ) -> None:
@@ -110,6 +121,7 @@ class ImageSource:
         self._include = [pattern.rstrip("/") for pattern in include]
         self._exclude = [pattern.rstrip("/") for pattern in exclude]
         self._limit = limit
+        self._videos = videos
         self._stdin = stdin
         self._separator = b"\0" if null_separated else b"\n"
         self._base = os.getcwd()
@@ -119,21 +131,41 @@ class ImageSource:
             self._suffixes |= HEIC_SUFFIXES
         if find_spec("rawpy"):
             self._suffixes |= RAW_SUFFIXES
+        if videos and videos.folders:
+            if not find_spec("av"):
+                raise UsageError(f'videos need an optional package: pip install "{VIDEO_EXTRA}"')
+            self._suffixes |= VIDEO_SUFFIXES
         for path in self._paths:
             _check(path)
 
     def __iter__(self) -> Iterator[ImageRef]:
         self.skipped.clear()
+        return islice(self._images(), self._limit)
+
+    def _images(self) -> Iterator[ImageRef]:
+        videos = Videos(self._videos) if self._videos else None
         for path in self._files():
-            yield file_ref(path, self._base)
+            file = file_ref(path, self._base)
+            if videos and is_video(path):
+                yield from videos.frames(file)
+            else:
+                yield file
 
     def count(self) -> int | None:
-        """How many images an iteration would give now, without looking at each; None when stdin is among the paths."""
+        """How many images an iteration would give now, without looking at each; None when stdin is among the paths, or
+        a video whose scenes must be looked for."""
         if "-" in self._paths:
             return None
         silent = copy(self)
         silent.skipped, silent._quiet = Counter(), True
-        return sum(1 for _ in silent._files())
+        videos = Videos(self._videos) if self._videos else None
+        images = 0
+        for path in silent._files():
+            found = videos.count(file_ref(path, self._base)) if videos and is_video(path) else 1
+            if found is None:
+                return None
+            images += found
+        return images if self._limit is None else min(images, self._limit)
 
     def _files(self) -> Iterator[str]:
         """The files' paths as the person would type them."""
@@ -210,13 +242,13 @@ class ImageSource:
         )
 
     def _takes(self, relative: str) -> bool:
-        """Whether a file met in a folder is wanted; camera files that cannot be read are counted."""
+        """Whether a file met in a folder is wanted; camera files and videos that are not are counted."""
         if self._include and not _matches(relative, self._include):
             return False
         suffix = os.path.splitext(relative)[1].lower()
         if suffix in self._suffixes:
             return True
-        if suffix in CAMERA_SUFFIXES:
+        if suffix in CAMERA_SUFFIXES or (self._videos and suffix in VIDEO_SUFFIXES):
             self.skipped[suffix] += 1
         return False
 

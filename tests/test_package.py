@@ -37,7 +37,8 @@ def test_it_holds_what_the_command_needs(wheel: Path) -> None:
         assert f"clipcls/{name}" in names
     assert {f"clipcls/_prompts/{name}.toml" for name in set_names("prompts")} <= names
     top = {name.split("/")[0] for name in names}
-    assert top == {"clipcls", f"clipcls-{__version__}.dist-info"}
+    assert top == {"clipcls", f"clipcls-{__version__}.dist-info", f"clipcls-{__version__}.data"}
+    assert {name for name in names if ".data/" in name} == {f"clipcls-{__version__}.data/data/share/man/man1/clipcls.1"}
 
 
 def test_it_installs_and_runs_from_an_empty_folder(wheel: Path, tmp_path: Path, here: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from clipcls.cli.common import STARTER_NOTICE, given_labels, open_classifier, say
 from clipcls.cli.progress import Tally, progress_bar
 from clipcls.cli.transfers import download_bar
-from clipcls.errors import InputError
+from clipcls.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from clipcls.classifier import Classifier
@@ -18,7 +20,17 @@ if TYPE_CHECKING:
     from clipcls.pipeline import Embedded
     from clipcls.records import Failure, ImageRef, Record
     from clipcls.sources import ImageSource
+    from clipcls.video import Sampling
 
+
+_INPUT = "Images"
+Fps = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001, max=100, help="Frames a second of videos, in folders, too; else 1.", rich_help_panel=_INPUT
+    ),
+]
+Scenes = Annotated[bool, typer.Option("--scenes", help="Of videos one frame a scene instead.", rich_help_panel=_INPUT)]
 
 _SHOWN = 3
 """Failures that are told by name."""
@@ -38,6 +50,7 @@ def answers(
     device: str | None = None,
     cache: bool = True,
     top_k: int = 1,
+    videos: Sampling | None = None,
     quiet: bool = False,
 ) -> Iterator[tuple[ZeroShotClassifier, Iterator[Record]]]:
     """A zero-shot classifier, and its answers for the images behind some paths; the arguments are classify's options.
@@ -50,7 +63,7 @@ def answers(
 
     settings = Settings.load({"model": model, "device": device, "prompts": prompts or None})
     wanted = given_labels(labels, labels_file)
-    found = ImageSource(paths)
+    found = ImageSource(paths, videos=videos)
     images = at_least_one(found, paths)
     tally = Tally()
     with open_classifier(settings, cache) as classifier:
@@ -106,6 +119,15 @@ def tell_failures(failures: Sequence[Failure]) -> None:
         say(f"and {len(failures) - _SHOWN} more")
 
 
+def sampling(fps: float | None, *, scenes: bool) -> Sampling:
+    """What ``--fps`` and ``--scenes`` ask for; without either one frame a second of the videos that are named."""
+    from clipcls.video import Sampling
+
+    if fps and scenes:
+        raise UsageError("--fps and --scenes exclude each other: so many frames a second, or one a scene")
+    return Sampling(fps or 1.0, scenes, folders=scenes or fps is not None)
+
+
 def at_least_one(found: ImageSource, paths: list[str]) -> Iterator[ImageRef]:
     """The images, once it is known that there are any: a wrong folder should not cost the loading of a model.
 
@@ -120,10 +142,15 @@ def at_least_one(found: ImageSource, paths: list[str]) -> Iterator[ImageRef]:
 
 
 def left_out(found: ImageSource) -> str:
-    """What was left out for want of a package, and which extra brings it."""
+    """What was left out: for want of a package, or because nobody asked for videos; and what brings it in."""
     from clipcls.decode import CAMERA_EXTRA
+    from clipcls.video import VIDEO_SUFFIXES
 
-    if not found.skipped:
-        return ""
-    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.skipped.items()))
-    return f"; skipped {kinds} (pip install '{CAMERA_EXTRA}' reads them)"
+    kinds: dict[str, list[str]] = {}
+    for suffix, count in sorted(found.skipped.items()):
+        remedy = "add --fps 1 to look at their frames"
+        if suffix not in VIDEO_SUFFIXES:
+            remedy = f"pip install '{CAMERA_EXTRA}' reads them"
+        kinds.setdefault(remedy, []).append(f"{count} {suffix}")
+    skipped = ", ".join(f"{', '.join(counts)} ({remedy})" for remedy, counts in kinds.items())
+    return f"; skipped {skipped}" if skipped else ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args
 import typer
 
 from clipcls import __version__
-from clipcls.cli.answers import at_least_one, left_out
+from clipcls.cli.answers import Fps, Scenes, at_least_one, left_out, sampling
 from clipcls.cli.common import STARTER_NOTICE, Debug, LabelsFile, given_labels, open_classifier, quiet_pipe, say
 from clipcls.cli.progress import Tally, progress_bar
 from clipcls.cli.transfers import download_bar
@@ -20,9 +20,10 @@ from clipcls.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from clipcls.heads import Head
-    from clipcls.records import EncoderInfo, ImageRef, Synonyms
+    from clipcls.records import EncoderInfo, ImageRef, Record, Synonyms
     from clipcls.sinks import Format, ResultSink, RunInfo
     from clipcls.sources import ImageSource
+    from clipcls.video import Pooling
 
 _ANSWER, _INPUT, _MODEL, _OUTPUT = "Answer", "Images", "Model", "Output"
 
@@ -91,6 +92,11 @@ def classify(
         list[str] | None, typer.Option(help="No files or folders that match this glob.", rich_help_panel=_INPUT)
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after N images.", rich_help_panel=_INPUT)] = None,
+    fps: Fps = None,
+    scenes: Scenes = False,
+    video: Annotated[
+        str, typer.Option(help="A row each of its frames, or one by their mean or max.", rich_help_panel=_ANSWER)
+    ] = "frames",
     model: Annotated[
         str | None,
         typer.Option(
@@ -125,6 +131,18 @@ def classify(
     excel: Annotated[
         bool, typer.Option("--excel", help="CSV that Excel opens safely.", rich_help_panel=_OUTPUT)
     ] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="A small picture above each row of a table.", rich_help_panel=_OUTPUT)
+    ] = False,
+    write_xmp: Annotated[
+        bool,
+        typer.Option(
+            "--write-xmp", help="Labels as keywords in XMP sidecars beside the images.", rich_help_panel=_OUTPUT
+        ),
+    ] = False,
+    xmp_name: Annotated[
+        str, typer.Option(help="short for photo.xmp, full for photo.jpg.xmp.", rich_help_panel=_OUTPUT)
+    ] = "short",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.", rich_help_panel=_OUTPUT)] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a cut-off run.", rich_help_panel=_OUTPUT)
@@ -141,6 +159,7 @@ def classify(
     from clipcls.settings import Settings
     from clipcls.sinks import check_output, open_sink
     from clipcls.sources import ImageSource
+    from clipcls.video import pooled
 
     settings = Settings.load(
         {
@@ -166,7 +185,11 @@ def classify(
         "exclude": exclude or [],
         "limit": limit,
     }
-    found = ImageSource(paths, null_separated=null, **selection)
+    found = ImageSource(paths, null_separated=null, videos=sampling(fps, scenes=scenes), **selection)
+    pooling = _pooling(video, groups=groups)
+    sidecars = _sidecars(xmp_name) if write_xmp else None
+    extras = {"fps": fps, "scenes": scenes, "video": pooling, "write_xmp": sidecars}
+    selection |= {name: value for name, value in extras.items() if value}
     images = at_least_one(found, paths)
     tally = Tally()
     with open_classifier(settings, cache) as classifier, quiet_pipe():
@@ -184,18 +207,25 @@ def classify(
                     calibration=calibration,
                 )
             )
-        answering.answer(top_k=top_k, all_scores=all_scores, **rule._asdict())  # refuses before anything is written
+        # Refuses before anything is written.
+        answer = answering.answer(top_k=top_k, all_scores=all_scores, **rule._asdict())
         if classifier.is_starter and not quiet:
             say(STARTER_NOTICE)
         run = _run_info(answering, classifier.info, layout, rule, paths, selection, with_versions=output is not None)
         with (
             progress_bar(tally, found.count, hidden=quiet) as rows,
-            open_sink(run, output, rows, overwrite=overwrite, resume=resume) as sink,
+            _dressed(
+                open_sink(run, output, rows, overwrite=overwrite, resume=resume), answering, sidecars, show=show
+            ) as sink,
             _told_when_cut_off(sink, tally, quiet=quiet),
         ):
-            todo = _not_done(images, sink)
-            answers = answering.classify(todo, top_k=top_k, all_scores=all_scores, **rule._asdict())
-            for record in tally.over(answers):
+            todo = _not_done(images, sink, by_videos=pooling is not None)
+            records: Iterable[Record] = (
+                pooled(tally.over(classifier.embedded(todo)), answering.scores, answer, pooling)
+                if pooling
+                else tally.over(answering.classify(todo, top_k=top_k, all_scores=all_scores, **rule._asdict()))
+            )
+            for record in records:
                 sink.write(record)
     if not quiet:
         say(_summary(tally, found, sink))
@@ -231,6 +261,40 @@ def _format(asked: str | None, output: Path | None, excel: bool) -> Format:
     if excel and chosen != "csv":
         raise UsageError(f"--excel is for CSV, not for {chosen}; add --format csv or --output FILE.csv")
     return chosen
+
+
+def _pooling(video: str, *, groups: bool) -> Pooling | None:
+    from clipcls.video import Pooling
+
+    if video == "frames":
+        return None
+    if video not in get_args(Pooling):
+        raise UsageError(f"unknown --video {video!r}: use frames, {', '.join(get_args(Pooling))}")
+    if groups and video == "max":
+        raise UsageError("--groups adds probabilities up, which those of different frames do not: use --video mean")
+    return cast("Pooling", video)
+
+
+def _sidecars(name: str) -> str:
+    if name not in ("short", "full"):
+        raise UsageError(f"unknown --xmp-name {name!r}: use short for photo.xmp, or full for photo.jpg.xmp")
+    return name
+
+
+def _dressed(sink: ResultSink, head: Head, sidecars: str | None, *, show: bool) -> ResultSink:
+    """The sink, with pictures if it is a table on a terminal that can show them, and with sidecars."""
+    if show and sys.stdout.isatty():
+        from clipcls.sinks.pictures import Pictures, terminal
+        from clipcls.sinks.table import TableSink
+
+        kind = terminal(os.environ)
+        if kind and isinstance(sink, TableSink):
+            sink.picture = Pictures(kind).of
+    if sidecars:
+        from clipcls.sinks.xmp import XmpSink
+
+        return XmpSink(sink, head.labels, full=sidecars == "full")
+    return sink
 
 
 def _run_info(
@@ -278,24 +342,33 @@ def _versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"clipcls": __version__}
-    for name in ("open_clip_torch", "torch", "transformers", "onnxruntime", "tokenizers", "pillow", "numpy"):
+    for name in ("open_clip_torch", "torch", "transformers", "onnxruntime", "tokenizers", "pillow", "numpy", "av"):
         with suppress(PackageNotFoundError):  # another build may go by another name
             versions[name] = version(name)
     return versions
 
 
-def _not_done(images: Iterable[ImageRef], sink: ResultSink) -> Iterator[ImageRef]:
-    """The images without a row from the run that is resumed; a path that comes twice has two rows."""
+def _not_done(images: Iterable[ImageRef], sink: ResultSink, *, by_videos: bool) -> Iterator[ImageRef]:
+    """The images without a row from the run that is resumed; a path that comes twice has two rows.
+
+    Args:
+        by_videos: whether the row of a video stands for all its frames.
+    """
     from clipcls.sinks import written_path
+    from clipcls.video import by_video
 
     if sink.already_complete:
         return
     done = sink.done.copy()
-    for ref in images:
-        if done and done[written_path(ref.id)]:
-            done[written_path(ref.id)] -= 1
-        else:
-            yield ref
+    for video, shown in by_video(images, lambda ref: ref.id) if by_videos else [(None, images)]:
+        if video and done[written_path(video)]:
+            done[written_path(video)] -= 1
+            continue
+        for ref in shown:
+            if done and done[written_path(ref.id)]:
+                done[written_path(ref.id)] -= 1
+            else:
+                yield ref
 
 
 @contextmanager

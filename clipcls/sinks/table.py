@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
@@ -40,11 +42,19 @@ class TableSink(ResultSink):
         others = sum(width + len(_GAP) for width in fixed if width)
         self._path = max(12, min(80, console.width - others))
         self._begun = False
+        self.picture: Callable[[str], str] | None = None
+        """What an image looks like, by its path: whole lines that are shown above its row."""
 
     def write(self, record: Record) -> None:
         """See ``Sink.write``."""
-        text = Text() if self._begun else self._heading()
+        above = "" if self._begun else self._printed(self._heading())
         self._begun = True
+        if self.picture and record.ok:
+            above += self.picture(record.path)
+        send(self._console.file, above + self._printed(self._row(record)))
+
+    def _row(self, record: Record) -> Text:
+        text = Text()
         path = _fit(record.path, self._path, keep_end=True)
         if isinstance(record, Failure):
             text.append(path + _GAP).append(printable(record.error), "red")
@@ -63,10 +73,13 @@ class TableSink(ResultSink):
                     text.append(_GAP).append(set_cell_size(bar, self._bar) if group else bar, "cyan")
                 if group:
                     text.append(_GAP + _fit(f"{group.probability:.0%} {group.name}", self._group).rstrip())
+        return text
+
+    def _printed(self, text: Text) -> str:
         # Captured, because a console that prints itself turns a broken pipe into SystemExit.
         with self._console.capture() as shown:
             self._console.print(text, soft_wrap=True)
-        send(self._console.file, shown.get())
+        return shown.get()
 
     def _listed(self, ranked: tuple[Score, ...], all_scores: tuple[Score, ...] | None) -> tuple[Score, ...]:
         """The scores to show, best first."""
@@ -79,7 +92,7 @@ class TableSink(ResultSink):
         names = [_fit("path", self._path), _fit("label", self._label), "probability", "cosine".rjust(_COSINE)]
         if self._layout.groups:
             names += [" " * width for width in (self._bar,) if width] + ["group"]
-        return Text().append(_GAP.join(names), "dim").append("\n")
+        return Text().append(_GAP.join(names), "dim")
 
 
 def _cosine(score: Score) -> str:

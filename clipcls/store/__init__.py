@@ -490,11 +490,12 @@ def _unchanged(path: str, size: int, mtime_ns: int) -> bool:
 
 
 def _gone(path: bytes) -> bool:
-    """Whether a file is certainly not there, rather than out of reach just now."""
+    """Whether a file, or the video that a frame is of, is certainly not there, rather than out of reach just now."""
     try:
         os.stat(os.fsdecode(path))
     except (FileNotFoundError, NotADirectoryError):
-        return True
+        video, mark, _ = path.rpartition(b"#t=")
+        return not mark or _gone(video)
     except OSError:
         return False
     except (TypeError, ValueError):
