@@ -1,4 +1,4 @@
-"""Result files read back: what ``classify`` wrote, as the records it was written from."""
+"""Result files read back: what ``classify`` wrote, as the records it was written from; and what ``dedup`` listed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from clipcls.sinks.cells import printable, unprotect_cell
 from clipcls.sinks.runinfo import RunInfo, read_run, run_path
 
 SUFFIXES = (".csv", ".jsonl", ".ndjson")
+_COPIES = ("group", "path", "cosine", "verdict")
+"""Columns of what ``clipcls dedup`` lists: images that are like one to keep have the verdict as their label, and that
+one is left out."""
 _MARK = "\ufeff"
 _NEEDED = ("path", "status", "label", "probability", "cosine", "error")
 _ESCAPED = re.compile(r"\\x([89a-f][0-9a-f])")
@@ -82,12 +85,17 @@ def _csv_records(stream: IO[str], file: Path, run: RunInfo | None) -> Iterator[R
     excel = run.excel if run else marked
     try:
         names = next(rows, [])
-        if not set(_NEEDED) <= set(names):
+        copies = set(_COPIES) <= set(names)
+        if not copies and not set(_NEEDED) <= set(names):
             raise InputError(f"{_name(file)} is no result file: it lacks the columns that clipcls classify writes")
         for cells in rows:
             if cells:
                 texts = map(unprotect_cell, cells) if excel else cells
-                yield _csv_record(dict(zip(names, texts, strict=True)))
+                row = dict(zip(names, texts, strict=True))
+                if not copies:
+                    yield _csv_record(row)
+                elif row["verdict"] != "keep":
+                    yield Prediction(row["path"], (_csv_score(row["verdict"], "1", row["cosine"]),))
     except UnicodeDecodeError:
         raise
     except (ValueError, csv.Error) as exc:

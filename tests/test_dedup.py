@@ -142,3 +142,19 @@ def test_the_default_finds_what_was_done_to_a_photograph_lightly(here: Path, cli
     found = {row["group"]: [Path(each["path"]).stem for each in rows if each["group"] == row["group"]] for row in rows}
     assert list(found.values()) == [[name] * 3 for name in ("astronaut", "chelsea", "coffee", "rocket")]
     assert all(row["path"].endswith(".png") for row in rows if row["verdict"] == "keep")
+
+
+def test_what_it_lists_is_what_sort_moves_away(here: Path, fake: Install, clipcls: Terminal) -> None:
+    fake()
+    for name, colour in {"a": (255, 0, 0), "b": (0, 255, 0)}.items():
+        picture(here / "图" / f"{name}.png", colour, (30, 20))
+        picture(here / "图" / f"{name} small.png", colour)
+    shutil.copy(here / "图" / "a.png", here / "图" / "a copy.png")
+    Path("copies.csv").write_text(clipcls("dedup", "图"), "utf-8")
+    clipcls("sort", "copies.csv", "--into", "apart", "--move")
+    assert {path.relative_to(here / "apart").as_posix() for path in (here / "apart").rglob("*.png")} == {
+        "identical/a.png",
+        "duplicate/a small.png",
+        "duplicate/b small.png",
+    }
+    assert sorted(path.name for path in (here / "图").iterdir()) == ["a copy.png", "b.png"]

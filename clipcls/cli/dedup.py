@@ -51,9 +51,10 @@ def dedup(
 ) -> None:
     """Find images that are nearly the same.
 
-    It lists groups, each with the image to keep first, the largest file; it moves and deletes nothing.
+    It lists groups, each with the image to keep first, the largest file; it moves and deletes nothing. A list in a file,
+    looked through, is what clipcls sort LIST.csv --into DIR --move takes: the images to keep stay.
 
-    clipcls dedup ./imgs
+    clipcls dedup ./imgs > copies.csv
     """
     from clipcls.duplicates import Copy, duplicates
     from clipcls.settings import Settings
