@@ -383,3 +383,12 @@ def test_json_is_whole_in_a_pipe_and_csv_reads(fake: Install, folder: Path, clip
     fake(FakeEncoder(activation="sigmoid"))
     shown = clipcls("eval", folder, "--quiet")
     assert len(list(csv.reader(shown.splitlines()))) > 8 and clipcls.err == ""
+
+
+def test_a_page_with_figures_and_pictures(fake: Install, folder: Path, clipcls: Terminal) -> None:
+    fake()
+    clipcls("eval", folder, "--prompts", "{}", "--report", "page.html")
+    page = Path("page.html").read_text("utf-8")
+    assert page.count("data:image/webp") == 18 and '"top1",0.9444' in page and "wrote page.html" in clipcls.err
+    clipcls("eval", folder, "--report", "page.html", code=2)
+    assert "page.html exists and stays as it is" in clipcls.err

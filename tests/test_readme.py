@@ -29,7 +29,7 @@ COMMANDS = [
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "tests" / "images", copy / "tests" / "images")
-    for name in ("labels.txt", "labels.toml"):
+    for name in ("labels.txt", "labels.toml", "pairs.csv"):
         shutil.copy(ROOT / "tests" / name, copy / "tests")
     return copy
 
@@ -95,6 +95,11 @@ def test_every_option_and_exit_code_is_described(environment: dict[str, str], ch
         "classify",
         "doctor",
         "eval",
+        "search",
+        "sort",
+        "report",
+        "dedup",
+        "score",
         "models pull",
         "models trace",
         "models info",
@@ -113,10 +118,24 @@ def test_every_option_and_exit_code_is_described(environment: dict[str, str], ch
     assert codes <= {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
 
 
+def test_the_pages_on_the_method_show_the_matrix_that_the_command_draws(
+    checkout: Path, environment: dict[str, str]
+) -> None:
+    pages = [(ROOT / "docs" / name).read_text("utf-8") for name in ("method.md", "method.zh.md")]
+    (command,) = {line for page in pages for line in page.splitlines() if line.startswith("clipcls score")}
+    done = run(command, checkout, environment)
+    assert done.returncode == 0, done.stderr
+    cells = re.compile(r">(-?\d\.\d{3})<")
+    shown, drawn = (
+        cells.findall(path.read_text("utf-8")) for path in (ROOT / "docs/matrix.svg", checkout / "matrix.svg")
+    )
+    assert len(shown) == 16 and [float(each) for each in drawn] == pytest.approx(list(map(float, shown)), abs=0.003)
+
+
 def test_links_lead_somewhere() -> None:
-    for page in ("README.md", "README.zh.md"):
+    for page in ("README.md", "README.zh.md", "docs/method.md", "docs/method.zh.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text("utf-8")):
-            assert (ROOT / target).exists(), f"{page}: {target}"
+            assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
 
 
 def test_the_chinese_page_shows_the_same_commands() -> None:

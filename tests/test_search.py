@@ -170,6 +170,14 @@ def test_paths_for_xargs_are_the_systems_own_bytes(folder: Path) -> None:
     assert b"caf\\xe9" in shown.stdout
 
 
+def test_a_page_of_what_was_found(folder: Path, clipcls: Terminal) -> None:
+    clipcls("search", "red", folder, "--top", "2", "--report", "found.html")
+    page = Path("found.html").read_text("utf-8")
+    assert page.count("data:image/webp") == 2 and "照片/red.png" in page
+    clipcls("search", "red", folder, "--report", "found.html", code=7)
+    assert "found.html exists" in clipcls.err
+
+
 def test_head_ends_it_quietly(folder: Path) -> None:
     command = f"{' '.join(FAKE)} search red 照片 --quiet -f jsonl | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)

@@ -13,6 +13,7 @@ COMMANDS = {
     "classify": "Rank labels for every image.",
     "search": "Find the images that fit a sentence.",
     "sort": "Put images into one folder a label.",
+    "report": "Show answers as one page, with pictures.",
     "dedup": "Find images that are nearly the same.",
     "score": "Tell how well texts fit images.",
     "eval": "Judge a classifier on pictures whose labels are known.",

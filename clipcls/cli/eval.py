@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _MATRIX = 12
 """Labels of which the whole confusion matrix is shown; of more the pairs that are confused most."""
 _PAIRS = 10
+_RANKS = 5
+"""Labels that a page shows of each picture."""
 
 _MORE = "More"
 
@@ -68,6 +70,10 @@ def eval(  # noqa: A001
     outliers: Annotated[
         int, typer.Option(min=0, help="Pictures least like their folder, so many.", rich_help_panel=_MORE)
     ] = 0,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write a page with all of it, and the pictures.", metavar="FILE.html", rich_help_panel=_MORE),
+    ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Of --probe's pictures to learn from.", rich_help_panel=_MORE)] = 5,
     seed: Annotated[int, typer.Option(help="Of halves and draws.", rich_help_panel=_MORE)] = 0,
     model: Model = None,
@@ -87,7 +93,7 @@ def eval(  # noqa: A001
 
     if output is not None and not calibrate:
         raise UsageError("--output is where --calibrate writes; add --calibrate, or send --json to a file")
-    for file in (output, save_probe):
+    for file in (output, save_probe, report):
         _refuse_existing(file)
     if probe or save_probe:
         require_sklearn()
@@ -114,6 +120,8 @@ def eval(  # noqa: A001
             found["outliers"] = _outliers(images, outliers)
         if save_probe:
             _save(save_probe, classifier, images, seed)
+        if report:
+            _write_page(report, folder, head, images, found)
     if json_:
         print_json(images, model=classifier.info.spec, **{name: _plain(each) for name, each in found.items()})
     else:
@@ -158,6 +166,26 @@ def _save(path: Path, classifier: Classifier, images: LabelledImages, seed: int)
     info = classifier.info
     save_probe(path, images, info.fingerprint, info.spec, seed)
     say(f"wrote {path}: clipcls classify PATH... --head {path}")
+
+
+def _write_page(
+    file: Path, folder: str, head: ZeroShotClassifier, images: LabelledImages, found: dict[str, Any]
+) -> None:
+    from clipcls.cli.report import page_items
+    from clipcls.pipeline import Embedded
+    from clipcls.report import Page, Truth, about_head, write
+
+    known = [Embedded(path, vector, True) for path, vector in zip(images.paths, images.vectors, strict=True)]
+    truth = {path: images.labels[at].column for path, at in zip(images.paths, images.truth, strict=True)}
+    records = head.records([*known, *images.failures], head.answer(top_k=_RANKS))
+    page = Page(
+        title=folder,
+        items=page_items(records, Path.cwd(), file, truth),
+        labels=tuple(label.column for label in images.labels),
+        about=about_head(head, [folder]),
+        truth=Truth.of(found["evaluation"], found.get("probe")),
+    )
+    say(f"wrote {file}, {write(page, file) / 1e6:.1f} MB")
 
 
 def _plain(found: Any) -> Any:

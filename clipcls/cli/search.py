@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from clipcls.cli.answers import at_least_one, walked
+from clipcls.cli.answers import Fps, Scenes, at_least_one, sampling, walked
 from clipcls.cli.common import STARTER_NOTICE, Debug, Device, Model, open_classifier, quiet_pipe, say
 from clipcls.cli.listing import FORMATS, given_format, show
 from clipcls.cli.transfers import download_bar
@@ -57,6 +58,8 @@ def search(
     exclude: Annotated[
         list[str] | None, typer.Option(help="No files or folders that match this glob.", rich_help_panel=_INPUT)
     ] = None,
+    fps: Fps = None,
+    scenes: Scenes = False,
     model: Model = None,
     device: Device = None,
     cache: Annotated[bool, typer.Option(help="Keep embeddings for the next run.")] = True,
@@ -66,6 +69,10 @@ def search(
     null: Annotated[
         bool, typer.Option("-0", help="Paths alone, each ended by a NUL byte for xargs -0.", rich_help_panel=_OUTPUT)
     ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Also write a page with the pictures.", rich_help_panel=_OUTPUT),
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="No bar, notice or summary.", rich_help_panel=_OUTPUT)
     ] = False,
@@ -87,9 +94,19 @@ def search(
     form = given_format("paths" if null and format is None else format, (*FORMATS, "paths"))
     if null and form != "paths":
         raise UsageError("-0 is for paths; leave --format out")
-    if not paths and (include or exclude or not recursive):
-        raise UsageError("--include, --exclude and --no-recursive are for folders: name one after the query")
-    found = ImageSource(paths or [], recursive=recursive, include=include or [], exclude=exclude or [])
+    if not paths and (include or exclude or not recursive or fps or scenes):
+        raise UsageError("--include, --exclude, --no-recursive, --fps and --scenes are for folders: name one")
+    if report:
+        from clipcls.report import check_page
+
+        check_page(report)
+    found = ImageSource(
+        paths or [],
+        recursive=recursive,
+        include=include or [],
+        exclude=exclude or [],
+        videos=sampling(fps, scenes=scenes),
+    )
     settings = Settings.load({"model": model, "device": device})
     failures: list[Failure] = []
     images = at_least_one(found, paths) if paths else iter(())
@@ -107,6 +124,8 @@ def search(
             _write_paths(matches, "\0" if null else "\n")
         else:
             show(form, Match, matches)
+    if report:
+        _write_page(report, matches, ", ".join([query, *(and_ or []), *(like or [])]).strip(", "))
     raise typer.Exit(InputError.exit_code if failures else 0)
 
 
@@ -123,6 +142,20 @@ def _known(classifier: Classifier, vector: Float32, top: int, threshold: float, 
     if not quiet:
         say(f"{count:,} pictures in the cache, {time.perf_counter() - began:.2f} s")
     return matches
+
+
+def _write_page(file: Path, matches: Sequence[Match], query: str) -> None:
+    """The pictures on one page; their bars show the cosine."""
+    from clipcls.cli.report import page_items
+    from clipcls.records import Prediction, Score
+    from clipcls.report import Page, write
+
+    records = [
+        Prediction(match.path, (Score(query, max(match.cosine, 0.0), match.cosine),), cached=True) for match in matches
+    ]
+    items = page_items(records, Path.cwd(), file)
+    size = write(Page(title=query, items=items, labels=(query,), measure="cosine"), file)
+    say(f"wrote {file}, {size / 1e6:.1f} MB")
 
 
 def _write_paths(matches: Iterable[Match], end: str) -> None:
