@@ -51,8 +51,8 @@ def dedup(
 ) -> None:
     """Find images that are nearly the same.
 
-    It lists groups, each with the image to keep first, the largest file; it moves and deletes nothing. A list in a file,
-    looked through, is what clipcls sort LIST.csv --into DIR --move takes: the images to keep stay.
+    It lists groups, each with the image to keep first, the largest file; it moves and deletes nothing. Once you have
+    looked through the list, clipcls sort LIST.csv --into DIR --move moves all but the images to keep.
 
     clipcls dedup ./imgs > copies.csv
     """
