@@ -232,7 +232,8 @@ def _to_rgb(image: Image) -> Image:
 
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_eight_bits(image)
-    if image.has_transparency_data:
+    bare = image.mode == "P" and image.palette is None  # as Pillow leaves an ICNS, and then cannot be asked
+    if not bare and image.has_transparency_data:
         image = alpha_composite(new("RGBA", image.size, "white"), _in_mode("RGBA", image))
     return _in_mode("RGB", image)
 

@@ -200,8 +200,8 @@ def save_probe(path: Path, images: LabelledImages, embedder_fingerprint: str, mo
         OutputError: it cannot be written.
     """
     require_sklearn()
+    weights, bias = learn(images.vectors, images.truth, len(images.labels), seed)
     with new_file(path) as file:
-        weights, bias = learn(images.vectors, images.truth, len(images.labels), seed)
         np.savez(
             file,
             weights=weights.astype(np.float32),

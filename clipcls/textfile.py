@@ -78,11 +78,18 @@ def write_new_text(path: Path, text: str) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that does not exist, to write to; folders above it are made. The errors are ``write_new_text``'s."""
+    """A file that does not exist, to write to; folders above it are made. The errors are ``write_new_text``'s.
+
+    Where writing fails, nothing is left of it.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("xb") as file:
-            yield file
+            try:
+                yield file
+            except BaseException:
+                path.unlink()
+                raise
     except (OSError, ValueError) as exc:
         if isinstance(exc, FileExistsError) and path.parent.is_dir():
             raise UsageError(f"{path} exists and stays as it is: name another file, or move it away") from exc
