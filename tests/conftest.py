@@ -30,6 +30,7 @@ def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     for variable in ("CLIPCLS_MODEL", "CLIPCLS_DEVICE", "CLIPCLS_PROMPTS", "HF_ENDPOINT"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("CLIPCLS_LANG", "en")  # whatever the locale
     monkeypatch.setenv("CLIPCLS_TRACE", "0")  # takes seconds for each new model; who tests it says so
     return home
 

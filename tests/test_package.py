@@ -33,6 +33,10 @@ def test_it_holds_what_the_command_needs(wheel: Path) -> None:
         "starter/image.onnx",
         "starter/text.onnx",
         "starter/README.md",
+        "report/page.html.j2",
+        "report/page.js",
+        "report/style.css",
+        "cli/zh.toml",
     ):
         assert f"clipcls/{name}" in names
     assert {f"clipcls/_prompts/{name}.toml" for name in set_names("prompts")} <= names

@@ -108,7 +108,7 @@ def test_every_option_and_exit_code_is_described(environment: dict[str, str], ch
         "prompts tune",
     ]
     helps = "; ".join(f"clipcls {command} --help" for command in [*commands, "cache prune", "cache clear"])
-    shown = run(helps, checkout, environment | {"COLUMNS": "200"}).stdout
+    shown = run(f"{helps}; clipcls --help", checkout, environment | {"COLUMNS": "200"}).stdout
     for option in re.findall(r"(?<![-|])--[a-z][a-z0-9-]+", README):
         if option not in ("--index-url", "--data"):  # pip's, and a recipe's
             assert option in shown, option

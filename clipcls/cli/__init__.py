@@ -16,7 +16,8 @@ import typer
 from clipcls import __version__
 from clipcls.cli.commands import Commands
 from clipcls.cli.common import INTERRUPTED, Debug, say
-from clipcls.errors import ClipclsError, OutputError
+from clipcls.cli.language import chosen, speak
+from clipcls.errors import ClipclsError, OutputError, UsageError
 
 app = typer.Typer(
     name="clipcls",
@@ -33,6 +34,9 @@ def clipcls(
         bool,
         typer.Option("--version", help="Show the version and leave.", is_eager=True, callback=lambda on: _version(on)),
     ] = False,
+    lang: Annotated[
+        str | None, typer.Option(metavar="zh|en", help="The language of messages; by default your locale's.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Sort images by labels nobody trained on: zero-shot classification with CLIP, in Chinese and English.
@@ -67,10 +71,15 @@ def main() -> NoReturn:
 
 def run(words: Sequence[str], *, debug: bool = False) -> int:
     """One command, with its errors told on stderr; the exit codes are those of ``clipcls.errors``."""
+    words = [*words]
     try:
-        app(words, prog_name="clipcls")
+        speak(chosen([]))  # in which it is told what is wrong with --lang
+        speak(chosen(words))  # --lang may stand anywhere, so Typer never sees it
+        code = app(words, prog_name="clipcls", standalone_mode=False)
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
+    except typer.Abort:
+        return INTERRUPTED
     except Exception as exc:
         if debug:
             import traceback
@@ -81,10 +90,23 @@ def run(words: Sequence[str], *, debug: bool = False) -> int:
         if isinstance(exc, ClipclsError):
             say(f"error: {printable(str(exc))}")  # a path may hold a line break
             return exc.exit_code
+        if hasattr(exc, "format_message"):  # Typer's own, of flags and arguments
+            _say_misuse(exc)
+            return UsageError.exit_code
         cause = " ".join(f"{type(exc).__name__}: {exc}".split())
         say(f"error: unexpected: {printable(cause)}; run it again with --debug to see where")
         return ClipclsError.exit_code
-    return 0
+    return code if isinstance(code, int) else 0
+
+
+def _say_misuse(exc: Any) -> None:
+    """What Typer says of flags and arguments, in one line; it says nothing where it has shown the help page."""
+    from clipcls.sinks.cells import printable
+
+    message = " ".join(exc.format_message().replace(". Did you", ", did you").split()).rstrip(".?")
+    if message:
+        command = getattr(exc.ctx, "command_path", "clipcls")
+        say(f"error: {printable(message[0].lower() + message[1:])}; see {command} --help")
 
 
 def _prepare(debug: bool) -> None:
@@ -116,5 +138,6 @@ class StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one line."""
-        prefix = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        level = record.levelno
+        prefix = "" if level == logging.INFO else "warning: " if level == logging.WARNING else "error: "
         say(prefix + record.getMessage())

@@ -9,6 +9,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from clipcls.cli.language import Translated
+
 COMMANDS = {
     "classify": "Rank labels for every image.",
     "search": "Find the images that fit a sentence.",
@@ -28,7 +30,15 @@ COMMANDS = {
 where there are commands below it, their ``app``."""
 
 
-class Commands(TyperGroup):
+class Command(Translated, TyperCommand):
+    """A command whose help page is in the person's language."""
+
+
+class Group(Translated, TyperGroup):
+    """Commands below a command, likewise."""
+
+
+class Commands(Group):
     """The group of all commands; it knows of each no more than the help page shows."""
 
     def __init__(self, **attributes: Any) -> None:
@@ -48,4 +58,7 @@ def full_command(name: str) -> Any:
     if app is None:
         app = typer.Typer(add_completion=False)
         app.command(name)(getattr(module, name))
+    app.info.cls = Group
+    for below in app.registered_commands:
+        below.cls = Command
     return get_command(app)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipcls.cli.completion import a_label_set, a_model
+from clipcls.cli.language import told
 from clipcls.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ STARTER_NOTICE = (
 
 
 def say(line: str) -> None:
-    """One line on stderr; a progress bar stays below it."""
+    """One line on stderr, in the person's language; a progress bar stays below it."""
     # Not typer.echo: that goes to the stream that was there before the bar.
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(told(line) + "\n")
     sys.stderr.flush()
 
 
@@ -60,7 +61,7 @@ def confirm_deleting(what: str) -> None:
     if not sys.stdin.isatty():
         raise UsageError(f"this deletes {what}: add --yes where nobody can be asked")
     try:
-        sure = typer.confirm(f"Delete {what}?", err=True)
+        sure = typer.confirm(told(f"Delete {what}?"), err=True)
     except typer.Abort:
         raise typer.Exit(INTERRUPTED) from None
     if not sure:

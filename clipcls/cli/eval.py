@@ -245,7 +245,7 @@ def _tell_confusions(evaluation: Evaluation) -> None:
     names = [each.label for each in evaluation.classes]
     if len(names) <= _MATRIX:
         rows = [(name, *map(str, row)) for name, row in zip(names, evaluation.confusion, strict=True)]
-        show_table((Column("shown \\ called"), *(Column(name, right=True) for name in names)), rows)
+        show_table((Column("shown \\ called"), *(Column(name, right=True, given=True) for name in names)), rows)
         return
     wrong = [
         (count, names[shown], names[called])

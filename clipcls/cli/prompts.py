@@ -13,6 +13,7 @@ import typer
 
 from clipcls.cli import trials
 from clipcls.cli.common import Debug, LabelsFile, Model, given_labels, open_classifier, quiet_pipe, say
+from clipcls.cli.language import told
 from clipcls.cli.tables import Column, list_sets, show_table
 from clipcls.errors import ClipclsError, UsageError
 
@@ -144,7 +145,7 @@ def edit(
             raise ClipclsError(f"the editor {editor!r} failed with exit code {exc.returncode}") from exc
         faults = check_prompts(file, part)
         code = _tell(faults, [file])
-        if not (code and sys.stdin.isatty() and typer.confirm("Edit it again?", default=True, err=True)):
+        if not (code and sys.stdin.isatty() and typer.confirm(told("Edit it again?"), default=True, err=True)):
             raise typer.Exit(code)
 
 
@@ -196,9 +197,11 @@ def _tell(faults: list[Fault], files: list[Path]) -> int:
         for fault in faults:
             typer.echo(printable(str(fault)))
     errors = sum(fault.severity == "error" for fault in faults)
-    counts = {"file": len(files), "error": errors, "warning": len(faults) - errors}
-    checked, *found = (f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items())
-    say(f"{checked}: {', '.join(found)}")
+    warnings = len(faults) - errors
+    say(
+        f"{len(files)} file{'s' * (len(files) != 1)}: {errors} error{'s' * (errors != 1)}, "
+        f"{warnings} warning{'s' * (warnings != 1)}"
+    )
     return UsageError.exit_code if errors else 0
 
 

@@ -158,12 +158,11 @@ def _carry_out(planned: Plan, *, quiet: bool) -> list[Failure]:
     _tell(failed)
     if not quiet:
         counts = _counts(planned)
-        apart = [f"{counts[folder]} {folder.lstrip('_')}" for folder in (UNCERTAIN, FAILED) if counts[folder]]
-        lost = [f"{len(failed)} could not be"] if failed else []
+        if counts[UNCERTAIN] or counts[FAILED]:
+            say(f"{counts[UNCERTAIN]} uncertain, {counts[FAILED]} that cannot be read, in folders of their own")
         say(
             f"{_images(tally.images - len(failed))} {_DONE[planned.mode]} into {len(counts)} "
-            f"folder{'s' * (len(counts) != 1)} of {planned.into}{''.join(f', {part}' for part in apart + lost)}; "
-            f"to undo it: {_undo_command(file)}"
+            f"folder{'s' * (len(counts) != 1)} of {planned.into}; to undo it: {_undo_command(file)}"
         )
     return failed
 

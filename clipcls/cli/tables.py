@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from clipcls.cli.common import quiet_pipe
+from clipcls.cli.language import told
 from clipcls.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ class Column(NamedTuple):
     """On which side they are aligned."""
     whole: bool = False
     """Whether they stay on one line, such as names that are to be copied."""
+    given: bool = False
+    """Whether the heading is a person's own word, which is not translated."""
 
 
 def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
@@ -41,7 +44,8 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in columns:
             side: Literal["left", "right"] = "right" if column.right else "left"
-            table.add_column(column.name, justify=side, overflow="fold", no_wrap=column.whole)
+            name = column.name if column.given else told(column.name)
+            table.add_column(name, justify=side, overflow="fold", no_wrap=column.whole)
         for row in rows:
             table.add_row(*(printable(cell).replace("[", r"\[") for cell in row))
         console = Console(file=sys.stdout)
