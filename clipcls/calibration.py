@@ -19,7 +19,6 @@ from clipcls.errors import UsageError
 from clipcls.evaluation import calibration_error, ranked
 from clipcls.heads import ZeroShotClassifier
 from clipcls.labelled import LabelledImages
-from clipcls.measures import stratified
 from clipcls.records import Activation, EncoderInfo
 from clipcls.textfile import FileFault, parse_structured, read_text, write_new_text
 
@@ -32,8 +31,10 @@ _WIDEST = 100.0
 """The largest temperature that is tried; its inverse is the smallest."""
 _STEPS, _ZOOMS = 17, 8
 _ROWS = 4096
+_FEW = 50
+"""Pictures on which no temperature can be fitted well."""
 _COUNTED = 4_000_000
-"""Scores that the temperature is fitted on, at most; more would change its third digit."""
+"""Scores that the temperature is fitted on, at most, of images at random; more would change its third digit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,7 @@ class Calibration:
     classifier: str
     """The digest of labels and prompts: ``ZeroShotClassifier.digest``."""
     labels: tuple[str, ...]
+    """Their names, sorted: the temperature does not depend on their order, nor on what results call them."""
     images: int
     """Which it was fitted on."""
     ece_before: float
@@ -64,8 +66,8 @@ class Calibration:
         """
         if info.fingerprint != self.fingerprint:
             raise UsageError(f"{path} is for the model {self.model} and not for {info.spec} ({_ADVICE})")
-        if labels != self.labels:
-            other = next(iter([*set(labels) ^ set(self.labels)]), "their order")
+        if tuple(sorted(labels)) != self.labels:
+            other = min(set(labels) ^ set(self.labels), default="how often one comes")
             raise UsageError(f"{path} is for other labels (they differ in {other}; {_ADVICE})")
         if classifier != self.classifier:
             raise UsageError(f"{path} is for other prompts, synonyms or background ({_ADVICE})")
@@ -80,13 +82,15 @@ def calibrated(head: ZeroShotClassifier, images: LabelledImages, info: EncoderIn
     Raises:
         UsageError: there are too few images.
     """
-    fit, held = stratified(np.arange(len(images.truth)), images.truth, 2, seed)
-    if not len(held):
+    fit, held = images.halves(seed)
+    if not min(len(fit), len(held)):
         raise UsageError("calibration needs two images or more")
+    fit = np.random.default_rng(seed).permutation(fit)[: max(2, _COUNTED // len(images.labels))]
     cosines = np.concatenate(
         [head.scores(images.vectors[fit[at : at + _ROWS]]).cosines for at in range(0, len(fit), _ROWS)]
     )
-    if (zeroshot.best(cosines) == images.truth[fit]).all():  # then the lowest temperature fits best, whatever it is
+    # Of a softmax then the lowest temperature fits best, whatever it is.
+    if info.activation == "softmax" and (zeroshot.best(cosines) == images.truth[fit]).all():
         logger.warning(
             "all %d pictures to fit the temperature on are right, which tells nothing: it stays 1; more pictures help",
             len(fit),
@@ -95,10 +99,18 @@ def calibrated(head: ZeroShotClassifier, images: LabelledImages, info: EncoderIn
         head.temperature = fit_temperature(
             cosines, images.truth[fit], info.logit_scale, info.logit_bias, info.activation
         )
-    labels = tuple(label.column for label in images.labels)
+    labels = tuple(sorted(label.name for label in images.labels))
     after = calibration_error(ranked(head.scores, images.vectors[held]), images.truth[held])
     temperature, head.temperature = head.temperature, 1.0
     before = calibration_error(ranked(head.scores, images.vectors[held]), images.truth[held])
+    if len(fit) < _FEW or after > before:
+        logger.warning(
+            "do not rely on this temperature: it was fitted on %d pictures, and the calibration error of the others "
+            "goes from %.3f to %.3f; some hundred pictures are better",
+            len(fit),
+            before,
+            after,
+        )
     return Calibration(
         temperature=temperature,
         model=info.spec,
@@ -123,8 +135,6 @@ def fit_temperature(
         logit_bias: added to the scaled cosine; None counts as 0.
         activation: how logits become probabilities; for a sigmoid all labels of an image count, each by itself.
     """
-    some = max(2, _COUNTED // cosines.shape[1])
-    cosines, truth = cosines[:some], truth[:some]
     low, high = -np.log(_WIDEST), np.log(_WIDEST)
     for _ in range(_ZOOMS):
         tried = np.linspace(low, high, _STEPS)
@@ -170,8 +180,9 @@ def read_calibration(path: Path) -> Calibration:
     """
     data = parse_structured(read_text(path, "a calibration"), path.with_suffix(".toml"))
     try:
-        found = Calibration(**data | {"labels": tuple(data["labels"])})
-        good = isinstance(found.temperature, float) and 0 < found.temperature < np.inf
+        found = Calibration(**data | {"labels": tuple(data["labels"]), "temperature": data["temperature"] * 1.0})
+        good = 1 / (10 * _WIDEST) < found.temperature < 10 * _WIDEST and type(data["temperature"]) is not bool
+        good = good and all(isinstance(label, str) for label in found.labels)
     except (TypeError, KeyError):
         good = False
     if not good:

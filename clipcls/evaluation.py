@@ -22,6 +22,8 @@ _ROWS = 4096
 _TOP = 5
 _DRAWS, _FEWEST_DRAWS, _DRAWN = 2000, 200, 2 * 10**8
 """Of the bootstrap: fewer where there are so many images that all draws together would be more than ``_DRAWN``."""
+_BY_LABEL = np.array([False, False, True, True, False])
+"""Which of ``_Sums.figures`` are means over labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +68,8 @@ class Bin:
 class Evaluation:
     """The figures of some answers, each 0 to 1 and with its 95% interval.
 
-    The intervals are bootstrap percentiles, the images drawn with replacement within each class (Efron and Tibshirani
-    1993, "An Introduction to the Bootstrap", chapter 13).
+    The intervals are bootstrap percentiles (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13).
+    The images are drawn with replacement: of all for the shares of images, within each label for the means over labels.
     """
 
     images: int
@@ -120,7 +122,10 @@ def evaluate(answers: Ranked, truth: Ints, labels: tuple[str, ...], seed: int = 
     """
     sums = _Sums(answers, truth, len(labels))
     whole = sums.figures(np.ones(len(truth)))
-    drawn = np.array([sums.figures(weights) for weights in _draws(truth, seed)])
+    everything, by_label = (
+        np.array([sums.figures(weights) for weights in _draws(each, seed)]) for each in (np.zeros_like(truth), truth)
+    )
+    drawn = np.where(_BY_LABEL, by_label, everything)
     top1, top5, recall, f1, ece = (interval(float(value), drawn[:, at]) for at, value in enumerate(whole))
     confusion = np.zeros((len(labels), len(labels)), np.intp)
     np.add.at(confusion, (truth, answers.top[:, 0]), 1)
@@ -200,15 +205,15 @@ class _Sums:
         )
 
 
-def _draws(truth: Ints, seed: int) -> Iterator[Floats]:
-    """How often each image is drawn, as many of each class as there are and with replacement: float64 [n]."""
+def _draws(groups: Ints, seed: int) -> Iterator[Floats]:
+    """How often each image is drawn, as many of each group as there are and with replacement: float64 [n]."""
     rng = np.random.default_rng(seed)
-    order = np.argsort(truth, kind="stable")
-    sizes = np.bincount(truth)
+    order = np.argsort(groups, kind="stable")
+    sizes = np.bincount(groups)
     size, start = (np.repeat(each, sizes) for each in (sizes, np.cumsum(sizes) - sizes))
-    for _ in range(int(np.clip(_DRAWN // len(truth), _FEWEST_DRAWS, _DRAWS))):
-        picked = order[start + (rng.random(len(truth)) * size).astype(np.intp)]
-        yield np.bincount(picked, minlength=len(truth)).astype(np.float64)
+    for _ in range(int(np.clip(_DRAWN // len(groups), _FEWEST_DRAWS, _DRAWS))):
+        picked = order[start + (rng.random(len(groups)) * size).astype(np.intp)]
+        yield np.bincount(picked, minlength=len(groups)).astype(np.float64)
 
 
 def _sum(places: Ints, weights: Floats, length: int) -> Floats:

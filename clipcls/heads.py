@@ -191,8 +191,11 @@ class ZeroShotClassifier(Head):
     @property
     def digest(self) -> str:
         """What, besides the model, decides the scores: labels, prompts, synonyms and background, as a SHA-256."""
-        names = [(wording.label.column, wording.name, wording.prompts) for wording in self.wordings]
-        facts = [names, self.synonyms, len(self.background)]
+        behind = set(self.background)
+        names = sorted(
+            (wording.label in behind, wording.label.name, wording.name, wording.prompts) for wording in self.wordings
+        )
+        facts = [names, self.synonyms if len(names) > len(self.labels) + len(behind) else "mean"]
         return hashlib.sha256(json.dumps(facts, ensure_ascii=True).encode()).hexdigest()
 
     def calibrate(self, file: str | os.PathLike[str]) -> None:
@@ -206,7 +209,7 @@ class ZeroShotClassifier(Head):
         if self._neutral is not None:
             raise UsageError("--calibration is for labels that compete: of this model it does not fit --multi-label")
         found = read_calibration(Path(file))
-        found.refuse_others(file, self._embedder.info, self.digest, tuple(label.column for label in self.labels))
+        found.refuse_others(file, self._embedder.info, self.digest, tuple(label.name for label in self.labels))
         self.temperature = found.temperature
 
     def _neutral_weights(self) -> Vectors:

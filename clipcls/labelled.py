@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from clipcls.errors import InputError, UsageError
 from clipcls.labels import Label, composed, label_set
+from clipcls.measures import stratified
 from clipcls.pipeline import Embedded, Embedder
 from clipcls.records import Failure, ImageRef
 from clipcls.sources import ImageSource, file_ref
@@ -40,6 +41,17 @@ class LabelledImages:
     failures: tuple[Failure, ...] = ()
     """Images that could not be read; they are in none of the other fields."""
 
+    def halves(self, seed: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """The places of the images in two halves, each with its share of every label, at random.
+
+        Images with the same vector, such as copies, are in the same half: what is learned from the one must not be
+        judged by the other.
+        """
+        _, first, same = np.unique(self.vectors, axis=0, return_index=True, return_inverse=True)
+        halves = stratified(first, self.truth, 2, seed)
+        one, other = (np.flatnonzero(np.isin(first[same.reshape(-1)], half)) for half in halves)
+        return one, other
+
 
 class Labelled(ABC):
     """Images whose labels are known, wherever that stands."""
@@ -48,6 +60,8 @@ class Labelled(ABC):
     """All that the images may show."""
     place: Path
     """What a message names."""
+    skipped: Counter[str]
+    """By suffix, files left out for want of an optional package; filled while embedding."""
     _form = ""
     """How the labels should be given, for a message."""
 
@@ -65,6 +79,7 @@ class Labelled(ABC):
         Raises:
             InputError: none of the images can be read, or only one label has any.
         """
+        self.skipped = Counter()
         owners: list[int] = []
         blocks = embedder.images(self._refs(owners))
         paths, vectors, truth, failures = [], [], [], []
@@ -105,7 +120,10 @@ class LabelledFolder(Labelled):
             raise UsageError(
                 f"{folder}: folders that are none of the labels: {_some(unknown)}; add them, or move them away"
             )
-        self._folders = [(place[_key(name)], self.place / name) for name in names]
+        # A folder called - would be taken for stdin.
+        self._folders = [
+            (place[_key(name)], os.path.join(self.place if name != "-" else folder, name)) for name in names
+        ]
 
     def count(self) -> int:
         """See ``Labelled.count``."""
@@ -113,9 +131,11 @@ class LabelledFolder(Labelled):
 
     def _refs(self, owners: list[int]) -> Iterator[ImageRef]:
         for label, folder in self._folders:
-            for ref in ImageSource([folder]):
+            source = ImageSource([folder])
+            for ref in source:
                 owners.append(label)
                 yield ref
+            self.skipped += source.skipped
 
 
 class LabelledFiles(Labelled):
@@ -165,18 +185,20 @@ def _truth_rows(table: Path) -> list[tuple[str, str]]:
         if not paths or "label" not in header:
             raise FileFault(table, "its first line must name a column path and a column label", 1)
         path, label = paths[0], header.index("label")
-        found: dict[str, str] = {}
+        found: dict[str, tuple[str, str]] = {}
         for row in reader:
             if not any(row):
                 continue
             if len(row) <= max(path, label) or not row[path] or not _key(row[label]):
                 raise FileFault(table, "a line without path or label", reader.line_num)
-            if row[path] in found:
+            if (key := os.path.normpath(row[path])) in found:
                 raise FileFault(table, f"{row[path]!r} comes a second time; an image has one label", reader.line_num)
-            found[row[path]] = row[label]
+            found[key] = (row[path], row[label])
     except csv.Error as exc:
         raise FileFault(table, f"not valid CSV: {exc}", max(reader.line_num, 1)) from exc
-    return list(found.items())
+    if not found:
+        raise FileFault(table, "no images in it: write one a line, its path and its label")
+    return list(found.values())
 
 
 def _some(names: Sequence[str]) -> str:

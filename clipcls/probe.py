@@ -39,8 +39,12 @@ _STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
 _ONE_SHOT = 1.0
 """The one where a class has a single image, so that none can be held back to choose by."""
 _FOLDS = 3
-_STEPS = 1000
-"""Of the optimiser at most."""
+_STEPS, _PRECISION = 1000, 1e-6
+"""Of the optimiser: steps at most, and the largest part of the mean loss's gradient at which it stops."""
+_LARGEST = 1 << 30
+"""Bytes of the largest head; what follows is not read, and its archive then damaged."""
+_WIDEST = 1e9
+"""No weight that was learned is as large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +112,13 @@ def curve(
         UsageError: scikit-learn is missing, or a label has too few images.
     """
     require_sklearn()
-    every = np.arange(len(images.truth))
-    pool, held = stratified(every, images.truth, 2, seed)
-    if len(np.unique(images.truth[pool])) < 2:
-        raise UsageError("a probe needs four images or more, of two labels at least")
+    pool, held = images.halves(seed)
+    held = held[np.isin(images.truth[held], images.truth[pool])]  # what nothing was learned of cannot be right
+    if len(np.unique(images.truth[pool])) < 2 or not len(held):
+        raise UsageError("a probe needs two labels or more with two different images each")
     most = int(np.bincount(images.truth[pool]).max())
     points = []
-    for count in [*(some for some in shots if some < most), None]:
+    for count in [*(some for some in shots if some <= most), None]:
         watch(f"probes of {count or 'all'} images a label")
         rights, learned = [], 0
         for draw in range(draws if count else 1):
@@ -140,23 +144,26 @@ def learn(vectors: Vectors, truth: Ints, labels: int, seed: int) -> tuple[Floats
         Weights, float64 [L, D], and bias, float64 [L].
     """
     strength = _ONE_SHOT
-    fewest = np.bincount(truth)[np.unique(truth)].min()
-    if fewest > 1:
-        folds = stratified(np.arange(len(truth)), truth, min(_FOLDS, int(fewest)), seed)
+    several = np.flatnonzero(
+        np.bincount(truth)[truth] > 1
+    )  # the others are learned from, and nothing is judged by them
+    if len(several):
+        folds = [fold for fold in stratified(several, truth, _FOLDS, seed) if len(fold)]
         strength = max(_STRENGTHS, key=lambda each: _right(vectors, truth, folds, each))
-    model = _fitted(vectors, truth, strength)
+    middle = vectors.mean(axis=0)
+    model = _fitted(vectors - middle, truth, strength)
+    rows, offsets = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # scikit-learn gives one row, for the second class
+        rows, offsets = np.concatenate([-rows, rows]) / 2, np.concatenate([-offsets, offsets]) / 2
     weights, bias = np.zeros((labels, vectors.shape[1])), np.full(labels, -np.inf)
-    known = model.classes_
-    if len(known) == 2:  # one row, for the second class
-        weights[known], bias[known] = [-model.coef_[0] / 2, model.coef_[0] / 2], [0.0, model.intercept_[0]]
-    else:
-        weights[known], bias[known] = model.coef_, model.intercept_
+    weights[model.classes_], bias[model.classes_] = rows, offsets - rows @ middle
     return weights, bias
 
 
 def _right(vectors: Vectors, truth: Ints, folds: Sequence[Ints], strength: float) -> int:
     """How many images a regression gets right that it did not see."""
     every = np.arange(len(truth))
+    vectors = vectors - vectors.mean(axis=0)
     right = 0
     for fold in folds:
         rest = np.setdiff1d(every, fold)
@@ -165,11 +172,12 @@ def _right(vectors: Vectors, truth: Ints, folds: Sequence[Ints], strength: float
 
 
 def _fitted(vectors: Vectors, truth: Ints, strength: float) -> Any:
+    """A regression on vectors less their mean: embeddings all point much the same way, and it would hardly begin."""
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it stopped before the very end
-        return LogisticRegression(C=strength, max_iter=_STEPS).fit(vectors, truth)
+        return LogisticRegression(C=strength, max_iter=_STEPS, tol=_PRECISION).fit(vectors, truth)
 
 
 def _few(pool: Ints, truth: Ints, count: int, seed: list[int]) -> Ints:
@@ -225,7 +233,8 @@ class LinearClassifier(Head):
 
     def __init__(self, embedder: Embedder, file: Path) -> None:
         try:
-            data = file.read_bytes()
+            with file.open("rb") as stream:
+                data = stream.read(_LARGEST)
         except OSError as exc:
             raise UsageError(
                 f"cannot read a head from {file}: {exc.strerror or exc}; name a file of --save-probe"
@@ -233,6 +242,8 @@ class LinearClassifier(Head):
         parts = _parts(data, file)
         if (wanted := str(parts["fingerprint"])) != embedder.info.fingerprint:
             raise UsageError(f"{file} is for the model {parts['model']} ({wanted}) and not for {embedder.info.spec}")
+        if parts["weights"].shape[1] != embedder.info.dim:
+            raise FileFault(file, "a damaged head: make it anew with clipcls eval DIR --save-probe FILE")
         super().__init__(embedder, tuple(Label(str(name)) for name in parts["labels"]))
         self.file_digest = hashlib.sha256(data).hexdigest()
         self._weights, self._bias = parts["weights"].astype(np.float64), parts["bias"].astype(np.float64)
@@ -251,8 +262,19 @@ def _parts(data: bytes, file: Path) -> dict[str, Any]:
             found = {name: parts[name] for name in ("weights", "bias", "labels", "fingerprint", "model")}
     except Exception as exc:  # a damaged archive raises what comes
         raise FileFault(file, "not a head: make one with clipcls eval DIR --save-probe FILE") from exc
-    rows = len(found["labels"])
-    good = found["weights"].ndim == 2 and found["weights"].shape[0] == rows == len(found["bias"]) and rows > 0
-    if not good or not np.isfinite(found["weights"]).all() or np.isnan(found["bias"]).any():
+    weights, bias, labels = found["weights"], found["bias"], found["labels"]
+    good = (
+        (labels.ndim, labels.dtype.kind) == (1, "U")
+        and all(labels)
+        and len(set(labels.tolist())) == len(labels) > 0
+        and (weights.dtype.kind, bias.dtype.kind) == ("f", "f")
+        and weights.ndim == 2
+        and bias.shape == weights.shape[:1] == labels.shape
+        and np.abs(weights).max(initial=0) < _WIDEST
+        and bias.max() < _WIDEST
+        and np.isfinite(bias).any()
+        and found["fingerprint"].ndim == found["model"].ndim == 0
+    )
+    if not good:
         raise FileFault(file, "a damaged head: make it anew with clipcls eval DIR --save-probe FILE")
     return found

@@ -17,6 +17,7 @@ from clipcls.errors import InputError, UsageError
 if TYPE_CHECKING:
     from clipcls.classifier import Classifier
     from clipcls.heads import ZeroShotClassifier
+    from clipcls.labelled import Labelled
     from clipcls.pipeline import Embedded
     from clipcls.records import Failure, ImageRef, Record
     from clipcls.sources import ImageSource
@@ -141,7 +142,7 @@ def at_least_one(found: ImageSource, paths: list[str]) -> Iterator[ImageRef]:
     return itertools.chain([first], images)
 
 
-def left_out(found: ImageSource) -> str:
+def left_out(found: ImageSource | Labelled) -> str:
     """What was left out: for want of a package, or because nobody asked for videos; and what brings it in."""
     from clipcls.decode import CAMERA_EXTRA
     from clipcls.video import VIDEO_SUFFIXES

@@ -172,8 +172,10 @@ def classify(
         }
     )
     wanted = given_labels(labels, labels_file)
-    if head and (wanted or prompts or background or multi_label or calibration):
-        raise UsageError("--head brings its own labels: leave out labels, prompts, background and calibration")
+    if head and (
+        wanted or prompts or background or multi_label or calibration or synonyms != "mean" or strict_language
+    ):
+        raise UsageError("--head brings its own labels: leave out all options on labels, prompts and calibration")
     layout = _Layout(_format(format, output, excel), top_k, all_scores, excel, unknown_label)
     rule = _Rule(threshold, margin, groups)
     if unknown_label and not (threshold or margin or background or multi_label):

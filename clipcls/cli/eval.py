@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from clipcls.measures import Interval
     from clipcls.outliers import Outlier
     from clipcls.probe import Curve
+    from clipcls.records import Synonyms
 
 _MATRIX = 12
 """Labels of which the whole confusion matrix is shown; of more the pairs that are confused most."""
@@ -52,6 +53,7 @@ def eval(  # noqa: A001
             help="A prompt set, file or template; several are taken together.",
         ),
     ] = None,
+    synonyms: Annotated[str, typer.Option(help="A label with several names: mean, or max for the best.")] = "mean",
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit a temperature on half of the pictures.", rich_help_panel=_MORE)
     ] = False,
@@ -75,7 +77,7 @@ def eval(  # noqa: A001
         typer.Option(help="Write a page with all of it, and the pictures.", metavar="FILE.html", rich_help_panel=_MORE),
     ] = None,
     draws: Annotated[int, typer.Option(min=1, help="Of --probe's pictures to learn from.", rich_help_panel=_MORE)] = 5,
-    seed: Annotated[int, typer.Option(help="Of halves and draws.", rich_help_panel=_MORE)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of halves and draws.", rich_help_panel=_MORE)] = 0,
     model: Model = None,
     device: Device = None,
     cache: Cache = True,
@@ -93,8 +95,7 @@ def eval(  # noqa: A001
 
     if output is not None and not calibrate:
         raise UsageError("--output is where --calibrate writes; add --calibrate, or send --json to a file")
-    for file in (output, save_probe, report):
-        _refuse_existing(file)
+    _refuse_existing([file for file in (output, save_probe, report) if file])
     if probe or save_probe:
         require_sklearn()
     with labelled(
@@ -107,11 +108,14 @@ def eval(  # noqa: A001
         cache=cache,
         quiet=quiet,
     ) as (classifier, images):
-        head = classifier.zero_shot(images.labels, prompts or Settings.load().prompts or None)
+        wanted = prompts or Settings.load().prompts or None
+        head = classifier.zero_shot(images.labels, wanted, synonyms=cast("Synonyms", synonyms))
         answers = ranked(head.scores, images.vectors)
         found: dict[str, Any] = {
             "evaluation": evaluate(answers, images.truth, tuple(label.column for label in images.labels), seed)
         }
+        if not json_:
+            _tell(found["evaluation"])
         if calibrate:
             found["calibration"] = _calibrated(classifier, head, images, output, seed)
         if probe:
@@ -125,15 +129,17 @@ def eval(  # noqa: A001
     if json_:
         print_json(images, model=classifier.info.spec, **{name: _plain(each) for name, each in found.items()})
     else:
-        with quiet_pipe():
-            _tell(**found)
+        _tell_more(**{name: each for name, each in found.items() if name != "evaluation"})
     end(images)
 
 
-def _refuse_existing(file: Path | None) -> None:
+def _refuse_existing(files: Sequence[Path]) -> None:
     """Before any work is done."""
-    if file is not None and file.exists():
-        raise UsageError(f"{file} exists and stays as it is: name another file, or move it away")
+    for file in files:
+        if file.exists():
+            raise UsageError(f"{file} exists and stays as it is: name another file, or move it away")
+        if files.count(file) > 1:
+            raise UsageError(f"{file} cannot be two things at once: name another file")
 
 
 def _calibrated(
@@ -192,30 +198,34 @@ def _plain(found: Any) -> Any:
     return [asdict(each) for each in found] if isinstance(found, list) else asdict(found)
 
 
-def _tell(
-    evaluation: Evaluation,
-    calibration: Calibration | None = None,
-    probe: Curve | None = None,
-    outliers: Sequence[Outlier] = (),
+def _tell(evaluation: Evaluation) -> None:
+    with quiet_pipe():
+        _tell_figures(evaluation)
+        typer.echo()
+        _tell_classes(evaluation)
+        typer.echo()
+        _tell_confusions(evaluation)
+
+
+def _tell_more(
+    calibration: Calibration | None = None, probe: Curve | None = None, outliers: Sequence[Outlier] = ()
 ) -> None:
-    _tell_figures(evaluation)
-    typer.echo()
-    _tell_classes(evaluation)
-    typer.echo()
-    _tell_confusions(evaluation)
     if calibration:
         say(
             f"temperature {calibration.temperature:.3f}, fitted on {calibration.images} pictures; on the others the "
             f"calibration error goes from {calibration.ece_before:.3f} to {calibration.ece_after:.3f}"
         )
-    if probe:
-        typer.echo()
-        _tell_probe(probe)
-    if outliers:
-        typer.echo()
-        columns = ("picture", "label", "cosine", "usual there", "nearest")
-        rows = [(each.path, each.label, f"{each.cosine:.3f}", f"{each.usual:.3f}", each.nearest) for each in outliers]
-        show_table([Column(name, right="u" in name and name != "picture") for name in columns], rows)
+    with quiet_pipe():
+        if probe:
+            typer.echo()
+            _tell_probe(probe)
+        if outliers:
+            typer.echo()
+            columns = ("picture", "label", "cosine", "usual there", "nearest")
+            rows = [
+                (each.path, each.label, f"{each.cosine:.3f}", f"{each.usual:.3f}", each.nearest) for each in outliers
+            ]
+            show_table([Column(name, right=name in ("cosine", "usual there")) for name in columns], rows)
 
 
 def _tell_figures(evaluation: Evaluation) -> None:
@@ -276,6 +286,8 @@ def _tell_probe(found: Curve) -> None:
 
 def _worth(found: Curve) -> str:
     if found.worth is None:
+        if found.points[-1].top1 >= found.zero_shot:
+            return "it takes all labelled pictures of the other half to be as good"
         return "no probe of these is as good"
     if found.worth == 0:
         return "one labelled picture a label is better"

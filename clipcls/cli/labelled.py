@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipcls.cli.answers import tell_failures
+from clipcls.cli.answers import left_out, tell_failures
 from clipcls.cli.common import given_labels, open_classifier, quiet_pipe, say
 from clipcls.cli.progress import Tally, progress_bar
 from clipcls.cli.transfers import download_bar
@@ -52,7 +52,7 @@ def labelled(
         with progress_bar(tally, found.count, hidden=quiet):
             images = classifier.labelled(found, tally.over)
         if not quiet:
-            say(f"{len(set(images.truth.tolist()))} labels; {tally.line()}")
+            say(f"{len(set(images.truth.tolist()))} labels; {tally.line()}{left_out(found)}")
         tell_failures(images.failures)
         yield classifier, images
 
