@@ -103,7 +103,7 @@ def calibrated(head: ZeroShotClassifier, images: LabelledImages, info: EncoderIn
     after = calibration_error(ranked(head.scores, images.vectors[held]), images.truth[held])
     temperature, head.temperature = head.temperature, 1.0
     before = calibration_error(ranked(head.scores, images.vectors[held]), images.truth[held])
-    if len(fit) < _FEW or after > before:
+    if temperature != 1 and (len(fit) < _FEW or after > before):
         logger.warning(
             "do not rely on this temperature: it was fitted on %d pictures, and the calibration error of the others "
             "goes from %.3f to %.3f; some hundred pictures are better",

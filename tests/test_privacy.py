@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import IMAGES
+from PIL import Image
 
 from clipcls.cli.commands import COMMANDS, full_command
 
@@ -92,8 +93,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / target).mkdir(parents=True)
     for name, label in (("chelsea", "猫"), ("coffee", "咖啡")):
         shutil.copy(IMAGES / f"{name}.jpg", folder / "photos")
-        for at in range(4):
-            shutil.copy(IMAGES / f"{name}.jpg", folder / "labelled" / label / f"{at}.jpg")
+        with Image.open(IMAGES / f"{name}.jpg") as photo:
+            for at in range(4):
+                photo.crop((9 * at, 0, *photo.size)).save(folder / "labelled" / label / f"{at}.jpg")
     (folder / "pairs.csv").write_text("image,text\nphotos/chelsea.jpg,一只猫\nphotos/coffee.jpg,咖啡\n", "utf-8")
     return folder
 
