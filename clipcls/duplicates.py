@@ -1,8 +1,8 @@
 """Images that are nearly the same, found by their embeddings.
 
 Every image is compared with every other by exact products in tiles, so that memory holds the vectors (float32: of
-512 numbers 2 GB a million images) and never a table of all pairs. Images whose cosine reaches the threshold belong
-together, and so do those that are joined by a chain of such pairs.
+512 numbers 2 GB a million images) and never a table of all pairs. A group is an image to keep, and those whose cosine
+with it reaches the threshold; images that only a chain of such pairs joins are in groups of their own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger("clipcls")
 Float32 = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.intp]
 Pairs = tuple[Numbers, Numbers]
-Verdict = Literal["keep", "duplicate", "identical"]
+Verdict = Literal["keep", "similar", "identical"]
 
 _TILE = 1024
 """Images on each side of a tile: 4 MB of cosines."""
@@ -48,7 +48,7 @@ class Copy:
     """From 1, in the order of the groups' first images."""
     path: str
     cosine: float
-    """With the group's image to keep; below the threshold where a chain of others joins them."""
+    """With the group's image to keep."""
     bytes: int
     """0 for a file that has gone since."""
     verdict: Verdict
@@ -70,9 +70,12 @@ def duplicates(images: Iterable[Embedded], threshold: float) -> list[Copy]:
     if not paths:
         return []
     vectors = np.frombuffer(numbers, np.float32).reshape(len(paths), -1)
+    chains = groups(vectors, threshold)
+    sizes = {at: _size(paths[at]) for rows in chains for at in rows.tolist()}
+    stars = [star for rows in chains for star in _stars(rows.tolist(), vectors, sizes, threshold)]
     found: list[Copy] = []
-    for number, members in enumerate(groups(vectors, threshold), 1):
-        found += _copies(number, [paths[at] for at in members], vectors[members])
+    for number, star in enumerate(sorted(stars, key=min), 1):
+        found += _copies(number, [paths[at] for at in star], [sizes[at] for at in star], vectors[star])
     return found
 
 
@@ -135,17 +138,28 @@ def _joined(first: Numbers, pairs: Pairs) -> Numbers:
             first = first[first]
 
 
-def _copies(group: int, paths: Sequence[str], vectors: Float32) -> Iterator[Copy]:
-    sizes = [_size(path) for path in paths]
+def _stars(rows: list[int], vectors: Float32, sizes: dict[int, int], threshold: float) -> Iterator[list[int]]:
+    """Rows that a chain joins, in groups around the largest file that is left: each group's own first."""
+    left = sorted(rows, key=lambda at: (-sizes[at], at))
+    while left:
+        cosines = zeroshot.cosines(vectors[left], vectors[left[:1]])[:, 0]
+        near = cosines >= threshold - _ROUNDING
+        near[0] = True
+        keep, *others = [at for at, one in zip(left, near, strict=True) if one]
+        if others:
+            yield [keep, *sorted(others)]
+        left = [at for at, one in zip(left, near, strict=True) if not one]
+
+
+def _copies(group: int, paths: Sequence[str], sizes: Sequence[int], vectors: Float32) -> Iterator[Copy]:
+    cosines = zeroshot.cosines(vectors, vectors[:1])[:, 0]
     alike = Counter(sizes)
-    keep = sizes.index(max(sizes))
-    cosines = zeroshot.cosines(vectors, vectors[[keep]])[:, 0]
     seen: set[str] = set()
-    for at in [keep, *(at for at in range(len(paths)) if at != keep)]:
-        digest = _digest(paths[at]) if alike[sizes[at]] > 1 else ""
-        verdict: Verdict = "keep" if at == keep else "identical" if digest in seen else "duplicate"
+    for at, path in enumerate(paths):
+        digest = _digest(path) if alike[sizes[at]] > 1 else ""
+        verdict: Verdict = "keep" if at == 0 else "identical" if digest in seen else "similar"
         seen |= {digest} if digest else set()
-        yield Copy(group, paths[at], float(cosines[at]), sizes[at], verdict)
+        yield Copy(group, path, float(cosines[at]), sizes[at], verdict)
 
 
 def _size(path: str) -> int:

@@ -10,6 +10,7 @@ copy is brought to the disk before the original goes. What a power cut spoils of
 from __future__ import annotations
 
 import errno
+import filecmp
 import json
 import os
 import re
@@ -81,6 +82,8 @@ class Plan:
     """What cannot be placed, and why."""
     inside: int
     """How many images were left out because they lie in ``into`` already."""
+    there: int
+    """How many because the same file is in their folder already, under the same name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,8 @@ def folder_names(labels: Iterable[str]) -> dict[str, str]:
 def plan(records: Iterable[Record], base: Path, into: Path, mode: Mode = "copy", labels: Iterable[str] = ()) -> Plan:
     """Where each image goes: to the folder of its label (the best of several), ``_uncertain`` or ``_failed``.
 
-    Nothing is touched. An image that is listed twice is taken once, one that lies in ``into`` not at all.
+    Nothing is touched. An image that is listed twice is taken once, one that lies in ``into`` not at all, nor one whose
+    bytes are in its folder already under its name.
 
     Args:
         records: the answers.
@@ -142,7 +146,7 @@ def plan(records: Iterable[Record], base: Path, into: Path, mode: Mode = "copy",
     folders = folder_names(dict.fromkeys((*labels, *answers)))
     home = os.path.join(os.path.realpath(into), "")
     taken: dict[str, _Taken] = {}
-    placings, missing, inside = [], [], 0
+    placings, missing, inside, there = [], [], 0, 0
     for place, record in _once(records, base).items():
         if place.startswith(home):
             inside += 1
@@ -154,11 +158,14 @@ def plan(records: Iterable[Record], base: Path, into: Path, mode: Mode = "copy",
             missing.append(Failure(record.path, frame if video_of(record.path) else _reason(exc)))
             continue
         folder = _folder(record, folders)
+        if _same(place, into / folder / os.path.basename(place)):
+            there += 1
+            continue
         if folder not in taken:
             taken[folder] = _Taken(_listed(into / folder))
         name = taken[folder].free(*os.path.splitext(os.path.basename(place)))
         placings.append(Placing(record.path, folder, name, status.st_size, status.st_mtime_ns))
-    return Plan(into, mode, base, folders, tuple(placings), tuple(missing), inside)
+    return Plan(into, mode, base, folders, tuple(placings), tuple(missing), inside, there)
 
 
 @contextmanager
@@ -259,6 +266,14 @@ def _folder(record: Record, folders: dict[str, str]) -> str:
     if isinstance(record, Failure):
         return FAILED
     return folders[record.labels[0]] if record.labels else UNCERTAIN
+
+
+def _same(source: str, target: Path) -> bool:
+    """Whether the same bytes lie at both places; ``target`` need not be there."""
+    try:
+        return filecmp.cmp(source, target, shallow=False)
+    except (OSError, ValueError):
+        return False
 
 
 def _listed(folder: Path) -> list[str]:

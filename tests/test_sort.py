@@ -524,8 +524,13 @@ def test_the_answers_of_a_result_file(colours: Path, clipcls: Terminal, here: Pa
     clipcls("sort", "out.jsonl", "--into", "分类", "--link", code=3)
     assert set(images(here / "分类")) == {"红/红 1.png", "蓝/蓝.png", "_uncertain/灰.png", "_failed/坏.png"}
     assert "图片/红 2.png: No such file" in clipcls.err and "1 uncertain, 1 that cannot be read" in clipcls.err
-    clipcls("sort", "out.jsonl", "--into", "分类", "--link", "--quiet", code=3)
-    assert len(images(here / "分类")) == 8
+    clipcls("sort", "out.jsonl", "--into", "分类", code=3)  # a second time nothing is doubled
+    assert len(images(here / "分类")) == 4
+    assert "4 images left as they are: the same files are in their folders already" in clipcls.err
+    for name in ("红 1.png", "蓝.png", "灰.png", "坏.png"):
+        (colours / name).unlink()
+    clipcls("sort", "out.jsonl", "--into", "分类", "--move", code=3)
+    assert "none of the images is where it was; were they sorted already?" in clipcls.err
 
 
 def test_a_dry_run_touches_nothing(colours: Path, clipcls: Terminal, here: Path) -> None:

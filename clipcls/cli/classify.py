@@ -285,6 +285,8 @@ def _sidecars(name: str) -> str:
 
 def _dressed(sink: ResultSink, head: Head, sidecars: str | None, *, show: bool) -> ResultSink:
     """The sink, with pictures if it is a table on a terminal that can show them, and with sidecars."""
+    if show and not sys.stdout.isatty():
+        say("--show is for a terminal, which stdout is not")
     if show and sys.stdout.isatty():
         from clipcls.sinks.pictures import Pictures, terminal
         from clipcls.sinks.table import TableSink

@@ -75,6 +75,8 @@ def dedup(
         show(form, Copy, copies)
     if not quiet:
         say(_summary(copies))
+        if any(copy.verdict == "similar" for copy in copies):
+            say("look before you move any: different pictures of one kind of thing may be as near; 0.995 is stricter")
     raise typer.Exit(InputError.exit_code if failures else 0)
 
 

@@ -179,6 +179,7 @@ def page_items(
     from clipcls.video import Sampling, Videos, moment_of
 
     videos = Videos(Sampling())
+    lost = 0
 
     def ref(record: Record) -> ImageRef | None:
         if not record.ok:
@@ -191,7 +192,10 @@ def page_items(
             place = f"{link(base / moment[0], output)}#t={moment[1]:.2f}"  # where browsers begin to play
         else:
             place = link(base / record.path, output)
+        lost += record.ok and thumbnail is None
         yield Item.of(record, thumbnail, (truth or {}).get(record.path), place)
+    if lost:
+        say(f"warning: {lost} image{'s' * (lost != 1)} cannot be read any more, and shown by name only")
 
 
 def _unless_large(items: Iterator[Item], count: int, output: Path) -> Iterator[Item]:

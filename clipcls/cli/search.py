@@ -88,7 +88,7 @@ def search(
 
     if like and query and os.path.exists(query):  # --like FILE PATH...: there is no sentence
         query, paths = "", [query, *(paths or [])]
-    if not paths and os.sep in query and os.path.exists(query):
+    if not paths and query and os.path.exists(query):
         raise UsageError(f"{query} is a path, and the query comes first: clipcls search SENTENCE {query}")
     asked = Query.parse([query, *(and_ or [])], like or [], not_ or [])
     form = given_format("paths" if null and format is None else format, (*FORMATS, "paths"))
@@ -124,6 +124,8 @@ def search(
             _write_paths(matches, "\0" if null else "\n")
         else:
             show(form, Match, matches)
+    if not (matches or quiet):
+        say(f"nothing reaches a cosine of {threshold}")
     if report:
         _write_page(report, matches, ", ".join([query, *(and_ or []), *(like or [])]).strip(", "))
     raise typer.Exit(InputError.exit_code if failures else 0)

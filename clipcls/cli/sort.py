@@ -108,8 +108,16 @@ def sort(
         planned = _plan_of_images(paths, into, mode, answer | {"cache": cache, "quiet": quiet})
     if planned.inside and not quiet:
         say(f"left out {_images(planned.inside)} in {into}, where sorted images are")
+    if planned.there and not quiet:
+        say(f"{_images(planned.there)} left as they are: the same files are in their folders already")
     _tell(planned.missing)
     if not planned.placings:
+        if planned.there:
+            raise typer.Exit(InputError.exit_code if planned.missing else 0)
+        if planned.missing:
+            raise InputError(
+                f"none of the images is where it was; were they sorted already? clipcls sort --undo {into}/*.undo.jsonl"
+            )
         raise InputError(f"there is nothing to sort into {into}; name images that lie elsewhere")
     failed = [*planned.missing]
     if dry_run:
@@ -138,8 +146,17 @@ def _plan_of_results(paths: list[str], into: Path, mode: Mode, answer: dict[str,
 
 
 def _plan_of_images(paths: list[str], into: Path, mode: Mode, answer: dict[str, Any]) -> Plan:
-    with answers(paths, **answer) as (head, records):
+    with _told_if_too_early(), answers(paths, **answer) as (head, records):
         return sorting.plan(records, Path.cwd(), into, mode, [label.column for label in head.labels])
+
+
+@contextmanager
+def _told_if_too_early() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("interrupted: nothing was sorted yet")
+        raise
 
 
 def _carry_out(planned: Plan, *, quiet: bool) -> list[Failure]:
