@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeDoor, FakeEncoder
+from hypothesis import settings
 
 from clipcls.cli import StderrHandler, run
+
+settings.register_profile("patient", deadline=None)  # a machine that has other work is slow, not wrong
+settings.load_profile("patient")
 
 ROOT = Path(__file__).parent.parent
 IMAGES = Path(__file__).parent / "images"

@@ -15,8 +15,9 @@ import typer
 
 from clipcls import __version__
 from clipcls.cli.commands import Commands
-from clipcls.cli.common import INTERRUPTED, Debug, say
+from clipcls.cli.common import INTERRUPTED, say
 from clipcls.cli.language import chosen, speak
+from clipcls.cli.options import Debug
 from clipcls.errors import ClipclsError, OutputError, UsageError
 
 app = typer.Typer(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from clipcls.cli.common import STARTER_NOTICE, given_labels, open_classifier, say
 from clipcls.cli.progress import Tally, progress_bar
@@ -23,15 +21,6 @@ if TYPE_CHECKING:
     from clipcls.sources import ImageSource
     from clipcls.video import Sampling
 
-
-_INPUT = "Images"
-Fps = Annotated[
-    float | None,
-    typer.Option(
-        min=0.001, max=100, help="Frames a second of videos, in folders, too; else 1.", rich_help_panel=_INPUT
-    ),
-]
-Scenes = Annotated[bool, typer.Option("--scenes", help="Of videos one frame a scene instead.", rich_help_panel=_INPUT)]
 
 _SHOWN = 3
 """Failures that are told by name."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipcls.cli.common import Debug, confirm_deleting, quiet_pipe
+from clipcls.cli.common import confirm_deleting, quiet_pipe
+from clipcls.cli.options import Debug
 
 if TYPE_CHECKING:
     from clipcls.store import Store

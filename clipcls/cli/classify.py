@@ -12,8 +12,27 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args
 import typer
 
 from clipcls import __version__
-from clipcls.cli.answers import Fps, Scenes, at_least_one, left_out, sampling
-from clipcls.cli.common import STARTER_NOTICE, Debug, LabelsFile, given_labels, open_classifier, quiet_pipe, say
+from clipcls.cli.answers import at_least_one, left_out, sampling
+from clipcls.cli.common import STARTER_NOTICE, given_labels, open_classifier, quiet_pipe, say
+from clipcls.cli.options import (
+    Background,
+    Cache,
+    Debug,
+    Device,
+    Exclude,
+    Format,
+    Fps,
+    Include,
+    Labels,
+    LabelsFile,
+    Margin,
+    Model,
+    Prompts,
+    Quiet,
+    Recursive,
+    Scenes,
+    Threshold,
+)
 from clipcls.cli.progress import Tally, progress_bar
 from clipcls.cli.transfers import download_bar
 from clipcls.errors import InputError, UsageError
@@ -33,38 +52,16 @@ def classify(
         list[str],
         typer.Argument(metavar="PATH...", help="Image files, folders, globs; - reads one path a line from stdin."),
     ],
-    labels: Annotated[
-        list[str] | None,
-        typer.Option("--labels", "-l", help="Labels, separated by , or ， or 、; 大象|象 are synonyms."),
-    ] = None,
+    labels: Labels = None,
     labels_file: LabelsFile = None,
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--prompts",
-            "-p",
-            help="A prompt set (clipcls prompts list), a file, or a template such as '一张{类别}的照片'; "
-            "repeat it for the union. By default the labels' script chooses zh or en.",
-        ),
-    ] = None,
+    prompts: Prompts = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="How many labels to give each image.")] = 1,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, max=1.0, help="Least probability of an answer; below it: uncertain.", rich_help_panel=_ANSWER
-        ),
-    ] = None,
-    margin: Annotated[
-        float,
-        typer.Option(min=0.0, max=1.0, help="Least lead in probability over the next label.", rich_help_panel=_ANSWER),
-    ] = 0.0,
+    threshold: Threshold = None,
+    margin: Margin = 0.0,
     unknown_label: Annotated[
         str, typer.Option(help="What an uncertain image is called; empty by default.", rich_help_panel=_ANSWER)
     ] = "",
-    background: Annotated[
-        list[str] | None,
-        typer.Option(help="Labels that compete but are never the answer.", rich_help_panel=_ANSWER),
-    ] = None,
+    background: Background = None,
     multi_label: Annotated[
         bool,
         typer.Option("--multi-label", help="Every label over the threshold, however many.", rich_help_panel=_ANSWER),
@@ -83,30 +80,18 @@ def classify(
     groups: Annotated[
         bool, typer.Option("--groups", help="Also the best group, and its probability.", rich_help_panel=_ANSWER)
     ] = False,
-    recursive: Annotated[bool, typer.Option(help="Search folders to any depth.", rich_help_panel=_INPUT)] = True,
+    recursive: Recursive = True,
     null: Annotated[bool, typer.Option("-0", help="Paths on stdin end in NUL bytes.", rich_help_panel=_INPUT)] = False,
-    include: Annotated[
-        list[str] | None, typer.Option(help="Only files that match this glob.", rich_help_panel=_INPUT)
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="No files or folders that match this glob.", rich_help_panel=_INPUT)
-    ] = None,
+    include: Include = None,
+    exclude: Exclude = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after N images.", rich_help_panel=_INPUT)] = None,
     fps: Fps = None,
     scenes: Scenes = False,
     video: Annotated[
         str, typer.Option(help="A row each of its frames, or one by their mean or max.", rich_help_panel=_ANSWER)
     ] = "frames",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            rich_help_panel=_MODEL,
-            help="A name (clipcls models list), ARCH/TAG, hf-hub:ORG/REPO, hf:ORG/REPO, or a folder.",
-        ),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=_MODEL)] = None,
+    model: Model = None,
+    device: Device = None,
     precision: Annotated[
         str | None, typer.Option(help="auto, fp32, bf16, fp16 or int8.", rich_help_panel=_MODEL)
     ] = None,
@@ -118,13 +103,11 @@ def classify(
         bool,
         typer.Option("--strict-language", help="Labels the model cannot read are an error.", rich_help_panel=_MODEL),
     ] = False,
-    cache: Annotated[bool, typer.Option(help="Keep embeddings for the next run.", rich_help_panel=_MODEL)] = True,
+    cache: Cache = True,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A .csv or .jsonl file.", rich_help_panel=_OUTPUT)
     ] = None,
-    format: Annotated[
-        str | None, typer.Option("--format", "-f", help="table, csv or jsonl.", rich_help_panel=_OUTPUT)
-    ] = None,
+    format: Format = None,
     all_scores: Annotated[
         bool, typer.Option("--all-scores", help="Every label's score.", rich_help_panel=_OUTPUT)
     ] = False,
@@ -147,9 +130,7 @@ def classify(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a cut-off run.", rich_help_panel=_OUTPUT)
     ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No bar, notice or summary.", rich_help_panel=_OUTPUT)
-    ] = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Rank labels for every image.

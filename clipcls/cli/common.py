@@ -1,4 +1,4 @@
-"""What several commands share: options, the notice about the starter, a quiet end when a pipe closes."""
+"""What several commands share: the notice about the starter, a quiet end when a pipe closes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from clipcls.cli.completion import a_label_set, a_model
 from clipcls.cli.language import told
 from clipcls.errors import StoreError, UsageError
 
@@ -19,26 +18,6 @@ if TYPE_CHECKING:
     from clipcls.classifier import Classifier
     from clipcls.labels import Label
     from clipcls.settings import Settings
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
-
-Model = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        autocompletion=a_model,
-        help="A name (clipcls models list), ARCH/TAG, hf-hub:ORG/REPO, hf:ORG/REPO, or a folder.",
-    ),
-]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-LabelsFile = Annotated[
-    str | None,
-    typer.Option(
-        autocompletion=a_label_set,
-        help="A file of labels (text, CSV, TOML, JSON, YAML), or a set's name (clipcls labels list).",
-    ),
-]
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from clipcls.cli.common import Debug
+from clipcls.cli.options import Debug
 from clipcls.cli.tables import Column, show_table
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="See what is set, and where it was set.")

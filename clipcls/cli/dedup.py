@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipcls.cli.answers import at_least_one, walked
-from clipcls.cli.common import STARTER_NOTICE, Debug, Device, Model, open_classifier, quiet_pipe, say
+from clipcls.cli.common import STARTER_NOTICE, open_classifier, quiet_pipe, say
 from clipcls.cli.listing import given_format, show
+from clipcls.cli.options import Cache, Debug, Device, Exclude, Format, Include, Model, Quiet, Recursive
 from clipcls.cli.transfers import download_bar
 from clipcls.errors import InputError
 
@@ -31,22 +32,14 @@ def dedup(
             "one kind of thing: look before you delete.",
         ),
     ] = 0.98,
-    recursive: Annotated[bool, typer.Option(help="Search folders to any depth.", rich_help_panel=_INPUT)] = True,
-    include: Annotated[
-        list[str] | None, typer.Option(help="Only files that match this glob.", rich_help_panel=_INPUT)
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="No files or folders that match this glob.", rich_help_panel=_INPUT)
-    ] = None,
+    recursive: Recursive = True,
+    include: Include = None,
+    exclude: Exclude = None,
     model: Model = None,
     device: Device = None,
-    cache: Annotated[bool, typer.Option(help="Keep embeddings for the next run.")] = True,
-    format: Annotated[
-        str | None, typer.Option("--format", "-f", help="table, csv or jsonl.", rich_help_panel=_OUTPUT)
-    ] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No bar, notice or summary.", rich_help_panel=_OUTPUT)
-    ] = False,
+    cache: Cache = True,
+    format: Format = None,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Find images that are nearly the same.

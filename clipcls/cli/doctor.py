@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipcls.cli.common import Debug, Device, Model, quiet_pipe
+from clipcls.cli.common import quiet_pipe
+from clipcls.cli.options import Debug, Device, Model
 from clipcls.errors import DeviceError, ModelError
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from clipcls.cli.common import Debug, Device, LabelsFile, Model, quiet_pipe, say
-from clipcls.cli.completion import a_prompt_set
-from clipcls.cli.labelled import AsJson, Cache, Folder, end, labelled, print_json
+from clipcls.cli.common import quiet_pipe, say
+from clipcls.cli.labelled import Folder, end, labelled, print_json
+from clipcls.cli.options import AsJson, Cache, Debug, Device, LabelsFile, Model, Prompts, Quiet
 from clipcls.cli.tables import Column, show_table
 from clipcls.errors import UsageError
 
@@ -44,15 +44,7 @@ def eval(  # noqa: A001
         list[str] | None, typer.Option("--labels", "-l", help="All labels, if not the folders' names.")
     ] = None,
     labels_file: LabelsFile = None,
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--prompts",
-            "-p",
-            autocompletion=a_prompt_set,
-            help="A prompt set, file or template; several are taken together.",
-        ),
-    ] = None,
+    prompts: Prompts = None,
     synonyms: Annotated[str, typer.Option(help="A label with several names: mean, or max for the best.")] = "mean",
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Fit a temperature on half of the pictures.", rich_help_panel=_MORE)
@@ -82,7 +74,7 @@ def eval(  # noqa: A001
     device: Device = None,
     cache: Cache = True,
     json_: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bar and no notes.")] = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Judge a classifier on pictures whose labels are known.

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from clipcls.labelled import LabelledImages
 
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A folder that holds one folder a label.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
-Cache = Annotated[bool, typer.Option(help="Keep embeddings for the next run.")]
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from clipcls.cli.common import Debug, Model, open_classifier, say
+from clipcls.cli.common import open_classifier, say
+from clipcls.cli.options import Debug, Model
 from clipcls.cli.tables import Column, list_sets, show_table
 
 app = typer.Typer(

@@ -67,13 +67,14 @@ class Translated:
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Show the page."""
+        command: Any = self
+        command.help = command.help and "\n\n".join(" ".join(part.split()) for part in command.help.split("\n\n"))
         if _language == "en":
             super().format_help(ctx, formatter)  # type: ignore[misc]
             return
         import rich.text
         from typer import rich_utils
 
-        command: Any = self
         for each in (command, *getattr(command, "commands", {}).values(), *command.get_params(ctx)):
             each.help = each.help and "\n\n".join(told(" ".join(part.split())) for part in each.help.split("\n\n"))
             if getattr(each, "rich_help_panel", None):

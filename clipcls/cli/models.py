@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipcls.cli import transfers
-from clipcls.cli.common import Debug, Device, LabelsFile, given_labels, quiet_pipe, say
+from clipcls.cli.common import given_labels, quiet_pipe, say
+from clipcls.cli.options import AsJson, Debug, Device, LabelsFile
 from clipcls.cli.tables import Column, show_table
 from clipcls.cli.transfers import Name
 from clipcls.errors import ModelError, UsageError
@@ -30,7 +31,6 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Choose a model: what there is, what is known of it, what is on disk.",
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Everything, as JSON.")]
 
 _SHOWN = 3
 _UNFREE = ("NC", "research")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipcls.cli import trials
-from clipcls.cli.common import Debug, LabelsFile, Model, given_labels, open_classifier, quiet_pipe, say
+from clipcls.cli.common import given_labels, open_classifier, quiet_pipe, say
 from clipcls.cli.language import told
+from clipcls.cli.options import Debug, Labels, LabelsFile, Model
 from clipcls.cli.tables import Column, list_sets, show_table
 from clipcls.errors import ClipclsError, UsageError
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Write prompt templates, check them, and find out which ones work."
 )
-Labels = Annotated[list[str] | None, typer.Option("--labels", "-l", help="Labels, separated by , or ， or 、")]
 
 
 @app.command("list")

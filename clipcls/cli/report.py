@@ -10,8 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, cast
 
 import typer
 
-from clipcls.cli.answers import Fps, Scenes, answers, sampling
-from clipcls.cli.common import INTERRUPTED, Debug, Device, LabelsFile, Model, say
+from clipcls.cli.answers import answers, sampling
+from clipcls.cli.common import INTERRUPTED, say
+from clipcls.cli.options import (
+    Background,
+    Cache,
+    Debug,
+    Device,
+    Fps,
+    Labels,
+    LabelsFile,
+    Margin,
+    Model,
+    Prompts,
+    Quiet,
+    Scenes,
+    Threshold,
+)
 from clipcls.cli.progress import Tally, progress_bar
 from clipcls.errors import InputError, UsageError
 
@@ -46,34 +61,20 @@ def report(
         typer.Argument(metavar="RESULTS|PATH...", help="A .csv or .jsonl of classify; or pictures, with --labels."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page, an .html file.")],
-    labels: Annotated[
-        list[str] | None,
-        typer.Option("--labels", "-l", help="Labels, separated by , or ， or 、.", rich_help_panel=_ANSWER),
-    ] = None,
+    labels: Labels = None,
     labels_file: LabelsFile = None,
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option("--prompts", "-p", help="A prompt set, a file, or a template.", rich_help_panel=_ANSWER),
-    ] = None,
+    prompts: Prompts = None,
     top_k: Annotated[
         int, typer.Option("--top-k", "-k", min=1, help="Labels shown of a picture.", rich_help_panel=_ANSWER)
     ] = 5,
-    threshold: Annotated[
-        float | None,
-        typer.Option(min=0.0, max=1.0, help="Least probability of an answer.", rich_help_panel=_ANSWER),
-    ] = None,
-    margin: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Least lead over the next label.", rich_help_panel=_ANSWER)
-    ] = 0.0,
-    background: Annotated[
-        list[str] | None,
-        typer.Option(help="Labels that compete but are never the answer.", rich_help_panel=_ANSWER),
-    ] = None,
+    threshold: Threshold = None,
+    margin: Margin = 0.0,
+    background: Background = None,
     fps: Fps = None,
     scenes: Scenes = False,
     model: Model = None,
     device: Device = None,
-    cache: Annotated[bool, typer.Option(help="Keep embeddings for the next run.")] = True,
+    cache: Cache = True,
     title: Annotated[str | None, typer.Option(help="The page's heading.", rich_help_panel=_PAGE)] = None,
     page_lang: Annotated[
         str | None,
@@ -84,7 +85,7 @@ def report(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page.", rich_help_panel=_PAGE)] = False,
     yes: Annotated[bool, typer.Option("--yes", help="However large it gets.", rich_help_panel=_PAGE)] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bar, notice or summary.")] = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Show answers as one page, with pictures.

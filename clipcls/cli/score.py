@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipcls.cli.answers import at_least_one, tell_failures
-from clipcls.cli.common import STARTER_NOTICE, Debug, Device, Model, open_classifier, quiet_pipe, say
+from clipcls.cli.common import STARTER_NOTICE, open_classifier, quiet_pipe, say
 from clipcls.cli.listing import given_format, show
+from clipcls.cli.options import Cache, Debug, Device, Format, Model, Quiet
 from clipcls.cli.progress import Tally, progress_bar
 from clipcls.cli.transfers import download_bar
 from clipcls.errors import InputError, UsageError
@@ -48,13 +49,9 @@ def score(
     ] = None,
     model: Model = None,
     device: Device = None,
-    cache: Annotated[bool, typer.Option(help="Keep embeddings for the next run.")] = True,
-    format: Annotated[
-        str | None, typer.Option("--format", "-f", help="table, csv or jsonl.", rich_help_panel=_OUTPUT)
-    ] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No bar, notice or summary.", rich_help_panel=_OUTPUT)
-    ] = False,
+    cache: Cache = True,
+    format: Format = None,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Tell how well texts fit images.

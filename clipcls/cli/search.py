@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from clipcls.cli.answers import Fps, Scenes, at_least_one, sampling, walked
-from clipcls.cli.common import STARTER_NOTICE, Debug, Device, Model, open_classifier, quiet_pipe, say
+from clipcls.cli.answers import at_least_one, sampling, walked
+from clipcls.cli.common import STARTER_NOTICE, open_classifier, quiet_pipe, say
 from clipcls.cli.listing import FORMATS, given_format, show
+from clipcls.cli.options import Cache, Debug, Device, Exclude, Fps, Include, Model, Quiet, Recursive, Scenes
 from clipcls.cli.transfers import download_bar
 from clipcls.errors import InputError, UsageError
 
@@ -51,18 +52,14 @@ def search(
     ] = None,
     top: Annotated[int, typer.Option("--top", "-n", min=1, help="How many.", rich_help_panel=_QUERY)] = 20,
     threshold: Annotated[float, typer.Option(min=-1.0, max=1.0, help="Least cosine.", rich_help_panel=_QUERY)] = -1.0,
-    recursive: Annotated[bool, typer.Option(help="Search folders to any depth.", rich_help_panel=_INPUT)] = True,
-    include: Annotated[
-        list[str] | None, typer.Option(help="Only files that match this glob.", rich_help_panel=_INPUT)
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="No files or folders that match this glob.", rich_help_panel=_INPUT)
-    ] = None,
+    recursive: Recursive = True,
+    include: Include = None,
+    exclude: Exclude = None,
     fps: Fps = None,
     scenes: Scenes = False,
     model: Model = None,
     device: Device = None,
-    cache: Annotated[bool, typer.Option(help="Keep embeddings for the next run.")] = True,
+    cache: Cache = True,
     format: Annotated[
         str | None, typer.Option("--format", "-f", help="table, csv, jsonl or paths.", rich_help_panel=_OUTPUT)
     ] = None,
@@ -73,9 +70,7 @@ def search(
         Path | None,
         typer.Option(metavar="FILE.html", help="Also write a page with the pictures.", rich_help_panel=_OUTPUT),
     ] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No bar, notice or summary.", rich_help_panel=_OUTPUT)
-    ] = False,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Find the images that fit a sentence.

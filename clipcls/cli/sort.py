@@ -14,8 +14,20 @@ import typer
 
 from clipcls import sorting
 from clipcls.cli.answers import answers
-from clipcls.cli.common import Debug, Device, LabelsFile, Model, say
-from clipcls.cli.completion import a_prompt_set
+from clipcls.cli.common import say
+from clipcls.cli.options import (
+    Background,
+    Cache,
+    Debug,
+    Device,
+    Labels,
+    LabelsFile,
+    Margin,
+    Model,
+    Prompts,
+    Quiet,
+    Threshold,
+)
 from clipcls.cli.progress import Tally, progress_bar
 from clipcls.cli.tables import Column, show_table
 from clipcls.errors import InputError, UsageError
@@ -36,15 +48,9 @@ def sort(
         typer.Argument(metavar="RESULTS|PATH...", help="A file that classify wrote, or image files, folders, globs."),
     ] = None,
     into: Annotated[Path | None, typer.Option(help="The folder that gets a folder a label.")] = None,
-    labels: Annotated[
-        list[str] | None,
-        typer.Option("--labels", "-l", help="Labels, separated by , or ， or 、; 大象|象 are synonyms."),
-    ] = None,
+    labels: Labels = None,
     labels_file: LabelsFile = None,
-    prompts: Annotated[
-        list[str] | None,
-        typer.Option("--prompts", "-p", autocompletion=a_prompt_set, help="A prompt set, a file or a template."),
-    ] = None,
+    prompts: Prompts = None,
     move: Annotated[
         bool, typer.Option("--move", help="Move the images instead of copying them.", rich_help_panel=_FILES)
     ] = False,
@@ -58,24 +64,13 @@ def sort(
     undo: Annotated[
         Path | None, typer.Option(help="Undo the sort that wrote this file.", metavar="FILE", rich_help_panel=_FILES)
     ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, max=1.0, help="Least probability of an answer; below it: _uncertain.", rich_help_panel=_ANSWER
-        ),
-    ] = None,
-    margin: Annotated[
-        float,
-        typer.Option(min=0.0, max=1.0, help="Least lead in probability over the next label.", rich_help_panel=_ANSWER),
-    ] = 0.0,
-    background: Annotated[
-        list[str] | None,
-        typer.Option(help="Labels that compete but are never the answer.", rich_help_panel=_ANSWER),
-    ] = None,
+    threshold: Threshold = None,
+    margin: Margin = 0.0,
+    background: Background = None,
     model: Model = None,
     device: Device = None,
-    cache: Annotated[bool, typer.Option(help="Keep embeddings for the next run.")] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No bar, notice or summary.")] = False,
+    cache: Cache = True,
+    quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Put images into one folder a label.

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipcls.cli.common import Debug, confirm_deleting, say
+from clipcls.cli.common import confirm_deleting, say
+from clipcls.cli.options import Debug
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

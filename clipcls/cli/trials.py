@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipcls.cli.common import Debug, Device, LabelsFile, Model, say
+from clipcls.cli.common import say
 from clipcls.cli.completion import a_prompt_set
-from clipcls.cli.labelled import AsJson, Cache, Folder, end, labelled, print_json
+from clipcls.cli.labelled import Folder, end, labelled, print_json
+from clipcls.cli.options import AsJson, Cache, Debug, Device, LabelsFile, Model
 from clipcls.cli.tables import Column, show_table
 from clipcls.errors import UsageError
 
