@@ -20,7 +20,7 @@ from clipcls.errors import UsageError
 from clipcls.labels import composed, is_chinese
 from clipcls.library import SUFFIXES, find_set, set_names
 from clipcls.prompts import PromptSet, placeholders, union
-from clipcls.textfile import FileFault, parse_structured, read_text, write_new_text
+from clipcls.textfile import FileFault, parse_structured, read_text, refuse_existing, write_new_text
 
 logger = logging.getLogger("clipcls")
 
@@ -185,8 +185,7 @@ def check_new(path: Path) -> Path:
         path = path.with_name(f"{path.name}.toml")
     if path.suffix != ".toml":
         raise UsageError(f"{path}: a prompt set is written as .toml; name it {path.with_suffix('.toml')}")
-    if os.path.lexists(path):
-        raise UsageError(f"{path} exists and stays as it is: name another file, or move it away")
+    refuse_existing(path)
     return path
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import logging
+import os.path
 import re
 import tomllib
 from collections.abc import Iterator
@@ -63,6 +64,16 @@ def read_text(path: Path, what: str, largest: int | None = None) -> str:
     if "\0" in text:
         raise FileFault(path, f"a binary file, not text; name a text file of {what}")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def refuse_existing(path: Path) -> None:
+    """Refuse a file that is to be new before any work is done.
+
+    Raises:
+        UsageError: there is something of that name.
+    """
+    if os.path.lexists(path):
+        raise UsageError(f"{path} exists and stays as it is: name another file, or move it away")
 
 
 def write_new_text(path: Path, text: str) -> None:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from clipcls.duplicates import Copy
     from clipcls.records import Failure
 
-_INPUT, _OUTPUT = "Images", "Output"
-
 
 def dedup(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Image files, folders, globs.")],

@@ -126,10 +126,11 @@ def eval(  # noqa: A001
 
 
 def _refuse_existing(files: Sequence[Path]) -> None:
-    """Before any work is done."""
+    """Before any work is done, a file that is there, and one that is to be two things."""
+    from clipcls.textfile import refuse_existing
+
     for file in files:
-        if file.exists():
-            raise UsageError(f"{file} exists and stays as it is: name another file, or move it away")
+        refuse_existing(file)
         if files.count(file) > 1:
             raise UsageError(f"{file} cannot be two things at once: name another file")
 

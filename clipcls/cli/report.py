@@ -40,7 +40,7 @@ _LARGE = 100_000_000
 _SAMPLE = 64
 """Thumbnails that a page's size is reckoned from."""
 
-_ANSWER, _PAGE = "Answer, where the pictures are not classified yet", "Page"
+_ANSWER, _PAGE = "Answer", "Page"
 
 
 class _Answers(NamedTuple):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from clipcls.clipscore import Matrix
     from clipcls.records import ImageRef
 
-_MATRIX, _OUTPUT = "Matrix", "Output"
+_MATRIX = "Matrix"
 
 
 def score(
@@ -84,14 +84,15 @@ def score(
 
 
 def _check_drawing(output: Path | None, matrix: bool) -> None:
+    from clipcls.textfile import refuse_existing
+
     if output is None:
         return
     if not matrix:
         raise UsageError("--output draws the matrix: add --matrix, or send the scores to a file with >")
     if output.suffix.lower() != ".svg":
         raise UsageError(f"{output.name}: the drawing is an SVG; name it {output.with_suffix('.svg').name}")
-    if output.exists():
-        raise UsageError(f"{output} exists and stays as it is: name another file, or move it away")
+    refuse_existing(output)
 
 
 def _given(paths: list[str], text: list[str] | None) -> tuple[list[ImageRef], list[str]]:

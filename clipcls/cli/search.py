@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from clipcls.records import Failure
     from clipcls.search import Float32, Match
 
-_QUERY, _INPUT, _MODEL, _OUTPUT = "Query", "Images", "Model", "Output"
+_QUERY, _OUTPUT = "Query", "Output"
 
 
 def search(

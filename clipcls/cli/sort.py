@@ -36,7 +36,7 @@ from clipcls.results import is_results, read_results
 from clipcls.sinks.cells import printable
 from clipcls.sorting import FAILED, UNCERTAIN, Mode, Plan
 
-_ANSWER, _FILES = "Answer", "Files"
+_FILES = "Files"
 _SHOWN = 5
 """Moves, and failures, that are told one by one."""
 _DONE = {"copy": "copied", "move": "moved", "link": "hard-linked", "symlink": "linked"}
