@@ -50,6 +50,8 @@ class Classifier:
         batch_size: int | None = None,
         workers: int | None = None,
         trace: bool | None = None,
+        max_pixels: int | None = None,
+        time_limit: int | None = None,
     ) -> Self:
         """A classifier for a model. The weights are read when the first embedding is missing from the cache.
 
@@ -65,6 +67,8 @@ class Classifier:
             trace: whether a model is traced when it is first used on the CPU, which takes some seconds, so that from
                 then on ONNX Runtime answers and torch is not imported; None asks the settings. What is traced is kept
                 in the cache folder, also where no embeddings are.
+            max_pixels: of one picture; more is not decoded. None asks the settings, where 100 million is the default.
+            time_limit: seconds to wait for one picture to be decoded; None asks the settings, 60 by default.
 
         Raises:
             UsageError: the device or the precision is none of the known ones.
@@ -74,9 +78,11 @@ class Classifier:
         # Refuses what makes no sense.
         Settings(model, device, precision, batch_size=batch_size or 0, workers=workers or 0)
         folder = {} if isinstance(cache, bool) else {"cache_dir": os.fspath(cache)}
-        settings = Settings.load(folder | ({} if trace is None else {"trace": trace}))
+        settings = Settings.load(folder | {"trace": trace, "max_pixels": max_pixels, "time_limit": time_limit})
         store = NoStore() if cache is False else Store.open(settings.cache_folder)
-        return cls(Embedder(model, device, store, batch_size, workers, precision, settings.traced_folder))
+        return cls(
+            Embedder(model, device, store, batch_size, workers, precision, settings.traced_folder, settings.limits)
+        )
 
     def __enter__(self) -> Self:
         return self

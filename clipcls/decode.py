@@ -14,6 +14,7 @@ import os
 import re
 import threading
 import warnings
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,6 +23,10 @@ from clipcls.errors import DecodeError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.JpegImagePlugin import JpegImageFile
+
+MAX_PIXELS = 100_000_000
+"""Of one picture, unless someone says otherwise."""
 
 FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "ICNS", "PCX", "QOI"),
@@ -41,8 +46,18 @@ RAW_SUFFIXES = frozenset(
 CAMERA_EXTRA = "clipcls[camera]"
 """The extra whose packages read HEIC and camera RAW files."""
 
-_VERSION = 1
+_VERSION = 2
 """Raise it when a picture that failed could now be read, or the other way round."""
+
+_HEAVY = {"WEBP": 2, "JPEG2000": 2}
+"""How many times the memory of other formats, which is 12 bytes a pixel at most, decoding takes."""
+_FILE_BYTES = 6
+"""For every pixel that is allowed, how many bytes a file may have: three colours of 16 bits."""
+_BLOCK = 1 << 26
+"""Bytes that Pillow allocates at once."""
+_MORE = " (allow more: --max-pixels, or max_pixels in the settings)"
+_STRIP = 1 << 20
+"""Pixels that are converted at once, where that takes more memory than the picture."""
 
 _EXTREME = 200
 """How many times longer than wide a picture may be: bringing its short side to a model's size enlarges the long one."""
@@ -64,55 +79,92 @@ _filters_lock = threading.Lock()
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its notes on odd files go to stderr
 
 
-def decode_version() -> str:
-    """What decides whether the same bytes can be read: this decoder's version and Pillow's."""
+Admit = Callable[[int, int, int], None]
+"""Takes width, height and cost in pixels of a picture that is about to be decoded, and raises or waits."""
+
+
+def decode_version(max_pixels: int = MAX_PIXELS) -> str:
+    """What decides whether the same bytes can be read: this decoder's version, Pillow's, and the limit."""
     import PIL
 
-    return f"{_VERSION} Pillow {PIL.__version__}"
+    return f"{_VERSION} Pillow {PIL.__version__}" + (f" {max_pixels}" if max_pixels != MAX_PIXELS else "")
 
 
-def decode(data: bytes | BinaryIO, *, min_side: int | None = None, name: str = "") -> Image:
+def decode(
+    data: bytes | BinaryIO,
+    *,
+    min_side: int | None = None,
+    name: str = "",
+    max_pixels: int = MAX_PIXELS,
+    claim: Callable[[int], object] = lambda pixels: None,
+) -> Image:
     """One picture, upright, in mode RGB, with transparent parts on white; of an animation the first frame.
+
+    Memory stays under 12 bytes for every pixel that is claimed, and the file's own.
 
     Args:
         data: the whole file, or a stream of it.
         min_side: pixels the shorter side should have later; a JPEG is then decoded at a fraction of its size, but
             at no less than twice this.
         name: the file's name; only its suffix is looked at, to know a camera RAW file.
+        max_pixels: refuse a picture of more; formats that take much memory count twice.
+        claim: called with the pixels as they count, before the picture is decoded; may wait until there is room.
 
     Raises:
         DecodeError: the picture cannot be read; the text says why in one line, without the file's name.
     """
     if not isinstance(data, bytes):
-        data = _read(data)
+        data = read(data, max_pixels)
     if not data:
         raise DecodeError("the file is empty")
     _mute_pillow()
+    _set_up_memory()
+
+    def admit(width: int, height: int, cost: int) -> None:
+        if max(width, height) > _EXTREME * min(width, height):
+            raise DecodeError(f"too narrow to be looked at: {width} x {height} pixels")
+        if cost > max_pixels:
+            raise DecodeError(_too_large(width * height * max_pixels // cost))
+        claim(cost)
+
     raw, heic = os.path.splitext(name)[1].lower() in RAW_SUFFIXES, _is_heic(data)
     try:
+        # Nested, so that one step's picture is gone when the next step makes its own.
         if raw:
-            image = _open_raw(data)
-        elif heic:
-            image = _open_heic(data)
-        else:
-            image = _open(data, min_side)
-        if max(image.size) > _EXTREME * min(image.size):
-            raise DecodeError(f"too narrow to be looked at: {image.width} x {image.height} pixels")
-        return _to_rgb(_upright(image))
+            return _to_rgb(_open_raw(data, admit))
+        if heic:
+            return _to_rgb(_upright(_open_heic(data, admit)))
+        return _to_rgb(_upright(_open(data, min_side, max_pixels, admit)))
     except DecodeError:
         raise
     except MemoryError as exc:
         raise DecodeError("not enough memory to decode this image", lasting=False) from exc
     except Exception as exc:  # on garbage Pillow's plugins raise nearly every built-in exception
         # decode_version does not name the camera packages, so what they refuse is tried again.
-        raise DecodeError(_reason(exc, data), lasting=not (raw or heic)) from exc
+        raise DecodeError(_reason(exc, data, max_pixels), lasting=not (raw or heic)) from exc
 
 
-def _read(stream: BinaryIO) -> bytes:
+def read(stream: BinaryIO, max_pixels: int = MAX_PIXELS) -> bytes:
+    """A picture's file, from a stream at its start.
+
+    Raises:
+        DecodeError: it cannot be read, or is larger than the file of a picture of ``max_pixels`` has reason to be.
+    """
     try:
-        return stream.read()
+        size = stream.seek(0, os.SEEK_END)
+        if size > _FILE_BYTES * max_pixels:
+            reason = f"{size / 1e9:.1f} GB is too large for a picture{_MORE}"
+            raise DecodeError(reason, lasting=False)
+        stream.seek(0)
+        return stream.read(size)  # and not on and on where a file grows meanwhile
     except OSError as exc:
-        raise DecodeError(f"cannot be read: {exc.strerror or 'input/output error'}", lasting=False) from exc
+        raise DecodeError(f"cannot be read: {exc.strerror or exc}", lasting=False) from exc
+    except MemoryError as exc:
+        raise DecodeError("cannot be read: not enough memory", lasting=False) from exc
+
+
+def _too_large(limit: int) -> str:
+    return f"too large to be decoded safely, over {limit / 1e6:.3g} megapixels{_MORE}"
 
 
 def _mute_pillow() -> None:
@@ -127,6 +179,14 @@ def _mute_pillow() -> None:
 
 
 @cache
+def _set_up_memory() -> None:
+    """Have the memory of large pictures given back to the system: glibc keeps what is freed in blocks under 32 MB."""
+    from PIL import Image
+
+    Image.core.set_block_size(_BLOCK)  # type: ignore[attr-defined]
+
+
+@cache
 def _formats() -> tuple[str, ...]:
     """FORMATS less those that this build of Pillow lacks."""
     from PIL import Image
@@ -135,17 +195,48 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _open(data: bytes, min_side: int | None) -> Image:
+def _open(data: bytes, min_side: int | None, max_pixels: int, admit: Admit) -> Image:
     from PIL import Image
 
-    # For JPEG, which most pictures are, the modules of all the other formats need not be imported.
-    jpeg = data.startswith(_JPEG)
-    image = Image.open(io.BytesIO(data), formats=("JPEG",) if jpeg else _formats())
-    if jpeg:
-        image.decodermaxblock = len(data)  # all at once: in Pillow's pieces of 64 kB it takes 3% longer
+    if data.startswith(_JPEG):
+        return _open_jpeg(data, min_side, admit)
+    if Image.MAX_IMAGE_PIXELS is not None and max_pixels > max(MAX_PIXELS, 2 * Image.MAX_IMAGE_PIXELS):
+        Image.MAX_IMAGE_PIXELS = max_pixels  # someone asked for it
+    image = Image.open(io.BytesIO(data), formats=_formats())
+    _admit(image, admit)
+    told = image.size
+    image.load()
+    if image.size != told:  # an icon's own header may say something else
+        _admit(image, admit)
+    return image
+
+
+def _admit(image: Image, admit: Admit) -> None:
+    admit(*image.size, image.width * image.height * _HEAVY.get(image.format or "", 1))
+
+
+def _open_jpeg(data: bytes, min_side: int | None, admit: Admit) -> Image:
+    # Not Image.open: that refuses large pictures, also where they are decoded small, and for JPEG, which most pictures
+    # are, the modules of all the other formats need not be imported.
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    image = JpegImageFile(io.BytesIO(data))
+    image.decodermaxblock = len(data)  # all at once: in Pillow's pieces of 64 kB it takes 3% longer
+    width, height = image.size
+    coefficients = _coefficients(image, data)
     drafted = image.draft(None, (2 * min_side, 2 * min_side)) if min_side else None
+    admit(width, height, image.width * image.height + coefficients)
     image.load()
     return _shaped(image, *drafted[1][2:], min_side) if min_side and drafted else image
+
+
+def _coefficients(image: JpegImageFile, data: bytes) -> int:
+    """What the coefficients of a JPEG in several scans cost, in pixels: libjpeg holds them all, 2 bytes each."""
+    layers, end = image.layers, image.fp.tell() if image.fp else 0  # of the header of the first scan
+    all_in_one = bytes([0, 6 + 2 * layers, layers])  # its length, and how many colours are in it
+    if "progressive" not in image.info and data[end - 6 - 2 * layers : end - 3 - 2 * layers] == all_in_one:
+        return 0
+    return image.width * image.height * layers // 6
 
 
 def _shaped(image: Image, width: float, height: float, side: int) -> Image:
@@ -177,22 +268,21 @@ def _is_heic(data: bytes) -> bool:
     return any(box[at : at + 4] in _HEIC_BRANDS for at in range(0, len(box), 4))
 
 
-def _open_heic(data: bytes) -> Image:
-    from PIL import Image
-
+def _open_heic(data: bytes, admit: Admit) -> Image:
     heif = _camera_package("pillow_heif", "HEIC").open_heif(io.BytesIO(data))
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and heif.size[0] * heif.size[1] > 2 * limit:
-        raise Image.DecompressionBombError
-    image: Image.Image = heif.to_pillow()
+    width, height = heif.size
+    admit(width, height, width * height)
+    image: Image = heif.to_pillow()
     return image
 
 
-def _open_raw(data: bytes) -> Image:
+def _open_raw(data: bytes, admit: Admit) -> Image:
     """A RAW file at half its width and height, turned upright by LibRaw."""
     from PIL import Image
 
     with _camera_package("rawpy", "camera RAW").imread(io.BytesIO(data)) as raw:
+        width, height = raw.sizes.raw_width, raw.sizes.raw_height
+        admit(width, height, width * height)
         return Image.fromarray(raw.postprocess(half_size=True, use_camera_wb=True, output_bps=8))
 
 
@@ -233,9 +323,23 @@ def _to_rgb(image: Image) -> Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_eight_bits(image)
     bare = image.mode == "P" and image.palette is None  # as Pillow leaves an ICNS, and then cannot be asked
-    if not bare and image.has_transparency_data:
-        image = alpha_composite(new("RGBA", image.size, "white"), _in_mode("RGBA", image))
-    return _in_mode("RGB", image)
+    if bare or not image.has_transparency_data:
+        return _in_mode("RGB", image)
+    whole = new("RGB", image.size)
+    for top, strip in _strips(image):
+        on_white = alpha_composite(new("RGBA", strip.size, "white"), _in_mode("RGBA", strip))
+        whole.paste(on_white.convert("RGB"), (0, top))
+    return whole
+
+
+def _strips(image: Image) -> Iterator[tuple[int, Image]]:
+    """A picture from top to bottom in pieces, of which copies take little memory: where each begins, and its pixels."""
+    rows = max(1, _STRIP // max(1, image.width))
+    if rows >= image.height:
+        yield 0, image
+        return
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
 
 
 def _in_mode(mode: str, image: Image) -> Image:
@@ -245,31 +349,39 @@ def _in_mode(mode: str, image: Image) -> Image:
 def _to_eight_bits(image: Image) -> Image:
     """A grey picture of 16 bits, 32 bits or floats, scaled to 8 bits: by its nominal range where it keeps to one."""
     import numpy as np
-    from PIL.Image import fromarray
+    from PIL.Image import fromarray, new
 
-    pixels = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        return fromarray((pixels // 257).astype(np.uint8))
-    finite = pixels[np.isfinite(pixels)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else _range(image)
+    whole = new("L", image.size)
+    for top, strip in _strips(image):
+        pixels = np.nan_to_num(np.asarray(strip).astype(np.float64), nan=low, posinf=high, neginf=low)
+        scaled = np.rint((pixels - low) / ((high - low) or 1.0) * 255)
+        whole.paste(fromarray(scaled.astype(np.uint8)), (0, top))
+    return whole
+
+
+def _range(image: Image) -> tuple[float, float]:
+    """The grey values of black and white in a picture of 32 bits."""
+    import numpy as np
+
+    seen = []
+    for _, strip in _strips(image):
+        pixels = np.asarray(strip)
+        finite = pixels[np.isfinite(pixels)]
+        seen += [float(finite.min()), float(finite.max())] if finite.size else []
+    low, high = min(seen, default=0.0), max(seen, default=0.0)
     for nominal in (255.0, 65535.0) if image.mode == "I" else (1.0,):
         if low >= 0 and high <= nominal:
-            low, high = 0.0, nominal
-            break
-    scaled = np.empty(pixels.shape, np.uint8)
-    for top in range(0, len(pixels), 64):  # in strips, since float64 takes eight times the memory
-        strip = np.nan_to_num(pixels[top : top + 64].astype(np.float64), nan=low, posinf=high, neginf=low)
-        scaled[top : top + 64] = np.rint((strip - low) / ((high - low) or 1.0) * 255)
-    return fromarray(scaled)
+            return 0.0, nominal
+    return low, high
 
 
-def _reason(exc: Exception, data: bytes) -> str:
+def _reason(exc: Exception, data: bytes, max_pixels: int) -> str:
     """One line for people on why Pillow gave up; its own words name classes and addresses."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(exc, Image.DecompressionBombError):
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
-        return f"too large to be decoded safely (over {limit} megapixels); make it smaller first"
+        return _too_large(max_pixels)
     if isinstance(exc, UnidentifiedImageError):
         start = data[:256].lstrip().lower()
         for prefix, what in _NOT_IMAGES:

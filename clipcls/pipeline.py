@@ -7,13 +7,12 @@ bounded by the look-ahead, whatever the number of images.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from clipcls.cores import cores
-from clipcls.decode import decode, decode_version
 from clipcls.encoders import file_digest, load_encoder
 from clipcls.encoders.base import Encoder, Vectors
 from clipcls.encoders.spec import ENCODER_VERSION, parse_spec
-from clipcls.errors import DecodeError, ModelError
+from clipcls.errors import ModelError
+from clipcls.loading import Limits, Loaded, Loaders, Loading
 from clipcls.records import EncoderInfo, Failure, FileStamp, ImageRef, TokenCount
 from clipcls.store import Store
 from clipcls.store.absent import NoStore
@@ -72,6 +71,7 @@ class Embedder:
         workers: loader threads; None takes as many as there are cores at hand.
         precision: auto, fp32, bf16, fp16 or int8.
         traced: the folder that keeps what is traced of models; None traces none.
+        limits: what one picture may cost.
 
     Raises:
         ModelError: the name fits no model.
@@ -86,6 +86,7 @@ class Embedder:
         workers: int | None = None,
         precision: str = "auto",
         traced: Path | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._model, self._device, self._precision = model, device, precision
         self._traced = traced
@@ -94,6 +95,7 @@ class Embedder:
         self._tower = Tower(self._load)
         self._batch_size = batch_size
         self._workers = workers or cores()
+        self._limits = limits or Limits()
         self.store = store or NoStore()
 
     def close(self) -> None:
@@ -154,7 +156,9 @@ class Embedder:
             ModelError: the model cannot be loaded.
             DeviceError: the device is missing, or its memory too small for one image.
         """
-        run = _ImageRun(refs, self._tower, self.store, self.info.fingerprint, self._batch_size, self._workers)
+        run = _ImageRun(
+            refs, self._tower, self.store, self.info.fingerprint, self._batch_size, self._workers, self._limits
+        )
         try:
             yield from run.blocks()
         finally:
@@ -191,27 +195,12 @@ class Embedder:
 class _Slot:
     """An image's place in the output, until its result is known."""
 
-    __slots__ = ("loaded", "ref", "result")
+    __slots__ = ("loading", "ref", "result")
 
     def __init__(self, ref: ImageRef) -> None:
         self.ref = ref
-        self.loaded: Future[_Loaded] | None = None
+        self.loading: Loading | None = None
         self.result: Embedded | Failure | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """What a loader found out about one image: its vector, its pixels, or why there are none."""
-
-    key: bytes | None
-    """The digest of its bytes; None if they could not be read."""
-    read_ns: int
-    """When reading began."""
-    vector: Vector | None = None
-    pixels: Any = None
-    error: str | None = None
-    remember: bool = False
-    """Whether the error will come again from the same bytes and is not in the store yet."""
 
 
 class _ImageRun:
@@ -225,11 +214,13 @@ class _ImageRun:
         fingerprint: str,
         batch_size: int | None,
         workers: int,
+        limits: Limits,
     ) -> None:
         self._refs, self._exhausted = iter(refs), False
         self._tower, self._store, self._fingerprint = tower, store, fingerprint
         self._asked_batch_size, self._workers = batch_size, workers
-        self._loaders = ThreadPoolExecutor(workers, "clipcls-loader")
+        self._loaders = Loaders(tower, store, fingerprint, workers, limits)
+        self._decoder = limits.decoder
         self._order: deque[_Slot] = deque()
         """Every slot that has not been handed on."""
         self._unread: deque[_Slot] = deque()
@@ -269,7 +260,7 @@ class _ImageRun:
 
     def close(self) -> None:
         """Stop; batches that are finished are stored, the others given up."""
-        self._loaders.shutdown(wait=False, cancel_futures=True)
+        self._loaders.close()
         for encoded, keys in self._encoding:
             if not encoded.cancel() and encoded.done() and encoded.exception() is None:
                 self._keep(dict(zip(keys, encoded.result(), strict=True)))
@@ -284,14 +275,14 @@ class _ImageRun:
             self._look_up(slots)
         while self._unread and len(self._loading) < self._ahead:
             slot = self._unread.popleft()
-            slot.loaded = self._loaders.submit(self._load, slot.ref)
+            slot.loading = self._loaders.submit(slot.ref)
             self._loading.append(slot)
 
     def _look_up(self, slots: list[_Slot]) -> None:
         """Settle the images that were seen before and whose files are unchanged."""
         digests = self._store.digests([slot.ref.stat for slot in slots if slot.ref.stat])
         vectors = self._store.images(self._fingerprint, list(digests.values()))
-        failures = self._store.failures([key for key in digests.values() if key not in vectors], decode_version())
+        failures = self._store.failures([key for key in digests.values() if key not in vectors], self._decoder)
         for slot in slots:
             key = digests.get(slot.ref.stat.path, b"") if slot.ref.stat else b""
             if key in vectors:
@@ -301,29 +292,6 @@ class _ImageRun:
             else:
                 self._unread.append(slot)
         self._order.extend(slots)
-
-    def _load(self, ref: ImageRef) -> _Loaded:
-        """In a loader thread: read the image once, digest it, and unless the store knows it make it ready."""
-        read_ns = time.time_ns()
-        try:
-            with ref.open() as file:
-                data = file.read()
-        except (OSError, MemoryError) as exc:
-            reason = getattr(exc, "strerror", None) or str(exc) or "not enough memory"
-            return _Loaded(None, read_ns, error=f"cannot be read: {reason}")
-        key = hashlib.sha256(data).digest()
-        if vectors := self._store.images(self._fingerprint, [key]):
-            return _Loaded(key, read_ns, vector=vectors[key])
-        if failures := self._store.failures([key], decode_version()):
-            return _Loaded(key, read_ns, error=failures[key])
-        try:
-            encoder = self._tower.loading().result()
-            pixels = encoder.preprocess(decode(data, min_side=encoder.image_size, name=ref.id))
-        except DecodeError as exc:
-            return _Loaded(key, read_ns, error=str(exc), remember=exc.lasting)
-        except MemoryError:
-            return _Loaded(key, read_ns, error="not enough memory to prepare it")
-        return _Loaded(key, read_ns, pixels=pixels)
 
     def _ready(self) -> list[Embedded | Failure]:
         block = []
@@ -337,9 +305,9 @@ class _ImageRun:
         batch: dict[bytes, Any] = {}
         while self._loading and len(batch) < self._batch_size:
             slot = self._loading.popleft()
-            assert slot.loaded is not None
-            loaded = await_result(slot.loaded)
-            slot.loaded = None  # lets go of the pixels
+            assert slot.loading is not None
+            loaded = self._loaders.result(slot.loading)
+            slot.loading = None  # lets go of the pixels
             self._note(slot, loaded)
             if loaded.pixels is not None and loaded.key is not None:
                 if loaded.key not in self._waiting:
@@ -353,7 +321,7 @@ class _ImageRun:
         if batch:
             self._encoding.append((self._tower.images(list(batch.values())), list(batch)))
 
-    def _note(self, slot: _Slot, loaded: _Loaded) -> None:
+    def _note(self, slot: _Slot, loaded: Loaded) -> None:
         if loaded.key is not None and slot.ref.stat:
             self._digested_since = min(self._digested_since, loaded.read_ns) if self._digested else loaded.read_ns
             self._digested.append((slot.ref.stat, loaded.key))
@@ -363,7 +331,7 @@ class _ImageRun:
             known = loaded.key is not None and not loaded.remember
             slot.result = Failure(slot.ref.id, loaded.error, cached=known)
             if loaded.key is not None and loaded.remember:
-                self._store.put_failures(decode_version(), {loaded.key: loaded.error})
+                self._store.put_failures(self._decoder, {loaded.key: loaded.error})
 
     def _finish_batch(self) -> None:
         encoded, keys = self._encoding[0]

@@ -13,13 +13,17 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import platformdirs
 
+from clipcls.decode import MAX_PIXELS
 from clipcls.errors import OutputError, UsageError
 from clipcls.records import Precision
 from clipcls.textfile import parse_structured, read_text
+
+if TYPE_CHECKING:
+    from clipcls.loading import Limits
 
 TRACED = "traced"
 """In the cache folder, what is traced of models."""
@@ -62,6 +66,10 @@ class Settings:
     """Images in one pass of the image tower; 0 means what suits the device."""
     workers: int = 0
     """Threads that read and decode images; 0 takes the cores at hand."""
+    max_pixels: int = MAX_PIXELS
+    """Of one picture; more is not decoded."""
+    time_limit: int = 60
+    """Seconds that a run waits for one picture to be decoded."""
     cache_dir: str = ""
     """Folder of the embedding store; empty means the user's cache folder."""
     trace: bool = True
@@ -75,11 +83,21 @@ class Settings:
         for name in ("batch_size", "workers"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name.replace('_', '-')} must be 1 or more, or 0 for the default")
+        for name in ("max_pixels", "time_limit"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name.replace('_', '-')} must be 1 or more")
 
     @property
     def cache_folder(self) -> Path:
         """The folder of the embedding store."""
         return Path(self.cache_dir or default_cache_dir()).expanduser()
+
+    @property
+    def limits(self) -> Limits:
+        """What one picture may cost."""
+        from clipcls.loading import Limits
+
+        return Limits(self.max_pixels, self.time_limit)
 
     @property
     def traced_folder(self) -> Path | None:

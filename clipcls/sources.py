@@ -36,8 +36,6 @@ CAMERA_SUFFIXES = HEIC_SUFFIXES | RAW_SUFFIXES
 """Files taken from folders and glob patterns only where the optional package that reads them is installed."""
 
 _SYSTEM_FOLDERS = frozenset({"@eaDir"})  # thumbnails that a Synology NAS keeps beside the photographs
-_LARGEST = 1 << 30
-"""Bytes of the largest picture that is opened at all."""
 _log = logging.getLogger("clipcls")
 
 
@@ -67,13 +65,9 @@ def _open_regular(path: str) -> BinaryIO:
         descriptor = os.open(path, flags)
     except ValueError as exc:
         raise OSError(errno.EINVAL, "the path holds a NUL byte (is the list separated by NULs?)", path) from exc
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", path)
-    if found.st_size > _LARGEST:
-        os.close(descriptor)
-        raise OSError(f"{found.st_size / 1e9:.1f} GB is too large for a picture")
     return os.fdopen(descriptor, "rb")
 
 

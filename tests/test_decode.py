@@ -10,6 +10,7 @@ import types
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -366,8 +367,52 @@ def huge_png(width: int, height: int) -> bytes:
 
 
 def test_a_decompression_bomb() -> None:
-    error = reason(huge_png(60_000, 60_000))
-    assert "too large" in str(error) and "178 megapixels" in str(error) and error.lasting
+    for size in ((60_000, 60_000), (11_000, 10_000)):
+        error = reason(huge_png(*size))
+        assert "too large" in str(error) and "over 100 megapixels (allow more: --max-pixels" in str(error)
+        assert error.lasting
+
+
+@pytest.mark.parametrize(("kind", "pixels"), [("PNG", 1536), ("WEBP", 3072), ("JPEG2000", 3072), ("JPEG", 1536)])
+def test_the_limit_is_on_pixels_and_twice_on_formats_that_take_much_memory(kind: str, pixels: int) -> None:
+    data = saved(corners(), kind)
+    claimed: list[int] = []
+    assert decode(data, max_pixels=pixels, claim=claimed.append).size == corners().size
+    assert claimed == [pixels]
+    with pytest.raises(DecodeError, match=f"over {1536 * (pixels - 1) // pixels / 1e6:.3g} megapixels"):
+        decode(data, max_pixels=pixels - 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "cost"),
+    [({}, 0), ({"progressive": True}, 1 / 2), ({"subsampling": 0, "progressive": True}, 1 / 2)],
+)
+def test_a_jpeg_costs_what_it_takes_to_decode_it_small(options: dict[str, object], cost: float) -> None:
+    data = saved(Image.new("RGB", (1600, 1200)), "JPEG", **options)
+    claimed: list[int] = []
+    decode(data, min_side=75, claim=claimed.append)
+    assert claimed == [200 * 150 + 1600 * 1200 * cost]
+
+
+def test_a_jpeg_with_a_scan_for_each_colour_costs_its_coefficients() -> None:
+    data = saved(Image.new("RGB", (1600, 1200)), "JPEG")
+    scan = data.index(b"\xff\xda")
+    claimed: list[int] = []
+    with suppress(DecodeError):  # its other scans are missing
+        one = data[: scan + 2] + b"\0\x08\x01\x01\x00\0\x3f\0" + data[scan + 14 :]
+        decode(one, min_side=75, claim=claimed.append)
+    assert claimed == [200 * 150 + 1600 * 1200 // 2]
+
+
+def test_a_gigapixel_jpeg_is_decoded_small() -> None:
+    data = saved(Image.new("L", (20_000, 10_000)), "JPEG")
+    assert decode(data, min_side=224).size == (2500, 1250)
+
+
+def test_more_can_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 700)
+    assert "too large" in str(reason(saved(corners(), "PNG")))  # Pillow's own limit is twice that
+    assert decode(saved(corners(), "PNG"), max_pixels=200_000_000).size == corners().size
 
 
 def test_out_of_memory_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,7 +478,7 @@ def test_only_listed_formats_and_every_suffix_has_one() -> None:
 
 @pytest.fixture
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every picture of more than 1000 pixels makes Pillow warn; of more than 2000 it refuses."""
+    """Every picture of more than 1000 pixels makes Pillow warn."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
 
 
@@ -516,9 +561,9 @@ def test_damaged_heic_is_tried_again_next_time() -> None:
     assert not reason(data[: len(data) // 2]).lasting
 
 
-def test_a_huge_heic(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    assert "too large" in str(reason(heic(corners((96, 64)))))
+def test_a_huge_heic() -> None:
+    with pytest.raises(DecodeError, match="too large"):
+        decode(heic(corners((96, 64))), max_pixels=6143)
 
 
 @pytest.mark.parametrize(("package", "name"), [("pillow_heif", "a.heic"), ("rawpy", "a.NEF")])
@@ -591,6 +636,8 @@ def test_a_damaged_raw_file() -> None:
 
 def test_raw_goes_by_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     class Raw:
+        sizes = types.SimpleNamespace(raw_width=6, raw_height=4)
+
         def __enter__(self) -> Raw:
             return self
 
@@ -603,7 +650,9 @@ def test_raw_goes_by_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = types.SimpleNamespace(imread=lambda stream: Raw())
     monkeypatch.setitem(sys.modules, "rawpy", fake)  # type: ignore[arg-type]
     preview = saved(corners(), "TIFF")
-    assert decode(preview, name="dir.tif/a.Cr2").size == (3, 2)
+    assert decode(preview, name="dir.tif/a.Cr2", max_pixels=24).size == (3, 2)
+    with pytest.raises(DecodeError, match="too large"):
+        decode(preview, name="a.cr2", max_pixels=23)
     assert decode(preview, name="a.tif").size == corners().size
 
 

@@ -12,7 +12,7 @@ import pytest
 from fakes import FakeDoor, FakeEncoder, picture
 from PIL import Image
 
-from clipcls import pipeline
+from clipcls import loading, pipeline
 from clipcls.errors import DeviceError, ModelError
 from clipcls.pipeline import Embedded, Embedder
 from clipcls.records import Failure, ImageRef
@@ -123,7 +123,7 @@ def test_bad_pictures_become_failures_and_are_remembered(
         os.utime(tmp_path / "imgs" / name, (1_600_000_000, 1_600_000_000))
     (tmp_path / "imgs" / "d.jpg").symlink_to("nowhere")
     first = results(open_embedder(), tmp_path / "imgs")
-    monkeypatch.setattr(pipeline, "decode", pytest.fail)
+    monkeypatch.setattr(loading, "decode", pytest.fail)
     second = results(open_embedder(), tmp_path / "imgs")
     for run, cached in ((first, False), (second, True)):
         good, empty, garbage, broken = run

@@ -26,12 +26,14 @@ from clipcls.cli.options import (
     Labels,
     LabelsFile,
     Margin,
+    MaxPixels,
     Model,
     Prompts,
     Quiet,
     Recursive,
     Scenes,
     Threshold,
+    TimeLimit,
 )
 from clipcls.cli.progress import Tally, progress_bar
 from clipcls.cli.transfers import download_bar
@@ -85,6 +87,8 @@ def classify(
     include: Include = None,
     exclude: Exclude = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after N images.", rich_help_panel=_INPUT)] = None,
+    max_pixels: MaxPixels = None,
+    time_limit: TimeLimit = None,
     fps: Fps = None,
     scenes: Scenes = False,
     video: Annotated[
@@ -150,6 +154,8 @@ def classify(
             "prompts": prompts or None,
             "batch_size": batch_size,
             "workers": workers,
+            "max_pixels": max_pixels,
+            "time_limit": time_limit,
         }
     )
     wanted = given_labels(labels, labels_file)

@@ -67,6 +67,8 @@ def open_classifier(settings: Settings, cache: bool) -> Classifier:
             cache=cache,
             batch_size=settings.batch_size,
             workers=settings.workers,
+            max_pixels=settings.max_pixels,
+            time_limit=settings.time_limit,
         )
 
     try:

@@ -68,6 +68,12 @@ Include = Annotated[list[str] | None, typer.Option(help="Only files that match t
 Exclude = Annotated[
     list[str] | None, typer.Option(help="No files or folders that match this glob.", rich_help_panel=_INPUT)
 ]
+MaxPixels = Annotated[
+    int | None, typer.Option(min=1, help="Pixels of the largest picture to decode.", rich_help_panel=_INPUT)
+]
+TimeLimit = Annotated[
+    int | None, typer.Option(min=1, help="Seconds to wait for one picture to be decoded.", rich_help_panel=_INPUT)
+]
 Fps = Annotated[
     float | None,
     typer.Option(
