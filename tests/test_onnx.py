@@ -410,6 +410,51 @@ def test_graphs_that_answer_zero_are_failures(traced: Path, here: Path, clipcls:
     assert (row["status"], row["error"], row["label"]) == ("error", "the model gave no usable embedding for it", "")
 
 
+def link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # on another disk
+        shutil.copyfile(source, target)
+
+
+def cut(name: str, left: float) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()  # it is a link to the starter's own
+        (folder / name).write_bytes(content[: int(len(content) * left)])
+
+    return change
+
+
+def swap(folder: Path) -> None:
+    for name, other in ((GRAPHS[0], "x"), (GRAPHS[1], GRAPHS[0]), ("x", GRAPHS[1])):
+        (folder / name).rename(folder / other)
+
+
+STARTERS: dict[str, Callable[[Path], object]] = {
+    "half the weights": cut(WEIGHTS, 0.5),
+    "no weights": cut(WEIGHTS, 0),
+    "all weights but the last": cut(WEIGHTS, 0.999),
+    "half the image tower": cut("image.onnx", 0.5),
+    "half the text tower": cut("text.onnx", 0.5),
+    "half the tokenizer": cut("tokenizer.json", 0.5),
+    "half the facts": cut(FACTS, 0.5),
+    "half the configuration": cut("open_clip_config.json", 0.5),
+    "half the text tower's configuration": cut("config.json", 0.5),
+    "the towers swapped": swap,
+}
+
+
+@pytest.mark.parametrize("spoil", STARTERS.values(), ids=STARTERS)
+def test_a_spoilt_copy_of_the_starter(spoil: Callable[[Path], object], clipcls: Terminal, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(STARTER_FOLDER, tmp_path / "copy", copy_function=link_or_copy))
+    spoil(folder)
+    out = clipcls("classify", PHOTOS[0], "--labels", "cat,dog", "--model", folder, "--no-cache", code=4)
+    assert out.count("\n") <= 1 and "ok" not in out  # there may be the head of a table
+    (line,) = clipcls.err.splitlines()
+    assert line.startswith("error: ") and str(folder) in line
+
+
 def test_the_command_ends_with_one_line_and_code_4(traced: Path) -> None:
     rewrite_graphs(traced, lambda content: content[:-500])
     words = ["classify", str(PHOTOS[0]), "--labels", "cat,dog", "--model", str(traced), "--no-cache"]
