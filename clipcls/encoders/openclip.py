@@ -181,7 +181,8 @@ def _create(files: ModelFiles) -> Any:
             if not lacks_weights(model):
                 return model
         except RuntimeError as exc:  # a tower computes with its weights while it is built
-            if "loading state_dict" in str(exc):  # the checkpoint does not fit, and no memory changes that
+            # Where the checkpoint does not fit, it fits no better with numbers in memory, which may be very many.
+            if "loading state_dict" in str(exc) and "exception occurred" not in str(exc):
                 raise
         return create()
 
