@@ -88,6 +88,7 @@ SCHEMA = (FIRST, PACKING)
 """What makes each version out of the one before, in order."""
 TABLES = ("files", "encoders", "embeddings", "failures")
 
+NAMED = "typeof(fingerprint) = 'text'"  # anything else is damage: sqlite keeps any value in any column
 NO_MODEL = "fingerprint NOT IN (SELECT fingerprint FROM encoders)"
 NO_FILE = "NOT IN (SELECT digest FROM files)"
 
@@ -265,7 +266,8 @@ class Store:
         for digest, path, size, mtime_ns in self._db.lookup(
             f"SELECT digest, path, size, mtime_ns FROM files WHERE {TRUSTED} AND digest", asked
         ):
-            if digest in asked and isinstance(path, bytes):
+            whole = isinstance(path, bytes) and isinstance(size, int) and isinstance(mtime_ns, int)
+            if digest in asked and whole:
                 found.setdefault(digest, []).append(FileStamp(os.fsdecode(path), size, mtime_ns))
         return found
 
@@ -299,11 +301,13 @@ class Store:
         counted = self._db.rows("SELECT (SELECT count(*) FROM files), (SELECT count(*) FROM failures)")
         files, failures = counted[0] if counted else (0, 0)
         specs: dict[str, set[str]] = {}
-        for fingerprint, spec in self._db.rows("SELECT fingerprint, spec FROM encoders WHERE typeof(spec) = 'blob'"):
+        for fingerprint, spec in self._db.rows(
+            f"SELECT fingerprint, spec FROM encoders WHERE typeof(spec) = 'blob' AND {NAMED}"
+        ):
             specs.setdefault(fingerprint, set()).add(spec.decode(errors="replace"))
         vectors: Counter[tuple[str, str]] = Counter()
         for fingerprint, kind, count in self._db.rows(
-            "SELECT fingerprint, kind, count(*) FROM embeddings GROUP BY 1, 2"
+            f"SELECT fingerprint, kind, count(*) FROM embeddings WHERE {NAMED} GROUP BY 1, 2"
         ):
             specs.setdefault(fingerprint, set())
             vectors[fingerprint, kind] = count
