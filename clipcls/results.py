@@ -130,7 +130,7 @@ def _number(given: Any) -> float:
 
 def _text(given: Any) -> str:
     if not isinstance(given, str):
-        raise TypeError(f"a {type(given).__name__} in place of a text")
+        raise TypeError(f"{type(given).__name__} in place of a text")
     return given
 
 
