@@ -217,10 +217,8 @@ def test_what_is_no_result_file(here: Path, name: str, content: str | bytes | No
 def test_a_damaged_run_file(images: Path, clipcls: Terminal) -> None:
     clipcls("classify", "图片/红.png", "-l", "红,绿", "-o", "out.csv")
     run = json.loads(Path("out.csv.run.json").read_text("utf-8"))
-    wrong = [
-        run | each for each in ({"base": 5}, {"top_k": "1"}, {"temperature": 1e999}, {"groups": [1]}, {"labels": 1})
-    ]
-    for text in ("{", "[]", "[" * 100_000, *map(json.dumps, wrong)):
+    bad = ({"base": 5}, {"top_k": "1"}, {"temperature": 1e999}, {"groups": [1]}, {"labels": 1})
+    for text in ("{", "[]", "[" * 100_000, *(json.dumps(run | each) for each in bad)):
         Path("out.csv.run.json").write_text(text)
         with pytest.raises(InputError, match=r"out\.csv\.run\.json.*move it away"):
             read_results("out.csv")

@@ -493,8 +493,10 @@ def _unchanged(path: str, size: int, mtime_ns: int) -> bool:
     return (stat.st_size, stat.st_mtime_ns) == (size, mtime_ns)
 
 
-def _gone(path: bytes) -> bool:
+def _gone(path: Any) -> bool:
     """Whether a file, or the video that a frame is of, is certainly not there, rather than out of reach just now."""
+    if not isinstance(path, bytes):
+        return True  # damage: sqlite keeps any value in any column
     try:
         os.stat(os.fsdecode(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -502,6 +504,6 @@ def _gone(path: bytes) -> bool:
         return not mark or _gone(video)
     except OSError:
         return False
-    except (TypeError, ValueError):
-        return True  # no path any more, but damage
+    except ValueError:
+        return True  # a NUL, so damage too
     return False
