@@ -15,6 +15,9 @@ from clipcls.sinks.cells import csv_row, protect_cell, rounded, unprotect_cell, 
 
 Format = Literal["table", "csv", "jsonl"]
 
+# Python refuses cells over 128 kB, and the answer of ten thousand labels is one cell.
+csv.field_size_limit(1 << 30)
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
