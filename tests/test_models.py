@@ -377,7 +377,13 @@ def test_info_measures_a_precision(clipcls: Terminal, monkeypatch: pytest.Monkey
     assert len(asked) == 2
 
 
-@pytest.mark.parametrize("source", ["", "what(", "_PRETRAINED = 1", "_PRETRAINED = {'a': {'b': {}}}", "for a in b: 1"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("", "what(", "_PRETRAINED = 1", "_PRETRAINED = {'a': {'b': {}}}", "for a in b: 1"),
+        *("_PRETRAINED = {}", "_PRETRAINED = {'a': {'b': {'hf_hub': 1}}}"),
+    ],
+)
 def test_an_open_clip_of_another_make_is_told_in_one_line(
     clipcls: Terminal, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:

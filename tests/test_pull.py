@@ -196,6 +196,16 @@ def test_a_transfer_that_gets_nowhere_is_given_up_and_kept(hub: Hub, clipcls: Te
     check_whole(tmp_path / "hub", content)
 
 
+def test_a_part_that_was_not_asked_for_is_not_taken(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    content = big(hub)
+    hub.drops[WEIGHTS], hub.shift = [500_000], 1
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, "cannot download", "it sent another part than the one asked for", "run it again")
+    hub.shift = 0
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    check_whole(tmp_path / "hub", content)
+
+
 def test_two_pulls_at_once_share_one_download(hub: Hub, tmp_path: Path) -> None:
     content = big(hub, size=MEGABYTE)
     hub.pause = 0.02
@@ -227,6 +237,20 @@ def test_a_file_with_another_hash_is_thrown_away(hub: Hub, clipcls: Terminal, tm
     check_whole(tmp_path / "hub", content)
 
 
+def test_a_file_of_another_size_is_not_taken(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    content = big(hub)
+    hub.wrong[WEIGHTS] = content[WEIGHTS][:1000]
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, "it has no more bytes to give")
+    hub.ranges = False
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, "the transfer ended after 1000 of 3000000 bytes")
+    hub.wrong[WEIGHTS] = content[WEIGHTS] + b"?"
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, "has 3000001 bytes instead of 3000000")
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("*.clipcls-partial"))
+
+
 @pytest.mark.parametrize("size", [1000, 3 * MEGABYTE, 4 * MEGABYTE])
 def test_a_part_that_was_damaged_on_disk_is_found_out(hub: Hub, clipcls: Terminal, tmp_path: Path, size: int) -> None:
     content = big(hub)
@@ -245,6 +269,17 @@ def test_a_server_that_is_no_hub(hub: Hub, clipcls: Terminal, monkeypatch: pytes
     big(hub)
     clipcls("models", "pull", "hf-hub:tiny/big", code=4)
     assert "does not answer as a Hugging Face hub does" in clipcls.err
+
+
+def test_a_hub_that_names_no_commit_renews_nothing(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    content = big(hub)
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    hub.repos["tiny/big"].main = "newest"
+    for files_there in (content, {}):
+        hub.repos["tiny/big"].commits["newest"] = files_there
+        clipcls("models", "pull", "hf-hub:tiny/big", "--renew", code=4)
+        said(clipcls, "does not answer as a Hugging Face hub does", "no proxy answers")
+    check_whole(tmp_path / "hub", content)
 
 
 def test_what_was_begun_of_a_version_left_behind_is_removed(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
@@ -281,11 +316,14 @@ def said(clipcls: Terminal, *words: str) -> None:
         assert word in line
 
 
-def test_no_network(hub: Hub, clipcls: Terminal) -> None:
+def test_no_network(hub: Hub, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     clipcls("models", "pull", "hf-hub:tiny/big", "--endpoint", "http://127.0.0.1:1", code=4)
     said(clipcls, "cannot download", "http://127.0.0.1:1", "--endpoint or HF_ENDPOINT", "models export and import")
     clipcls("models", "pull", "hf-hub:tiny/big", "--endpoint", "hf-mirror.com", code=2)
     said(clipcls, "hf-mirror.com", "write it like https://")
+    monkeypatch.setattr(constants, "ENDPOINT", "hf-mirror.com")
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, "HF_ENDPOINT is no web address: hf-mirror.com", "write it like https://")
     assert hub.requests == []
 
 
@@ -639,6 +677,10 @@ def test_an_export_never_overwrites_and_leaves_no_half_folder(
     assert "No space left" in clipcls.err and "free some room" in clipcls.err
     clipcls("models", "export", model, tmp_path / "file" / "new", code=7)
     assert "Not a directory" in clipcls.err and "choose a place" in clipcls.err and "room" not in clipcls.err
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", full_disk)
+        clipcls("models", "export", model, tmp_path / "empty", code=7)
+    said(clipcls, "cannot write", str(tmp_path / "empty"))
     assert {path.name for path in tmp_path.iterdir()} == {"full", "file", "empty"}
 
 
@@ -717,9 +759,17 @@ def test_imported_models_are_listed_used_and_removed(
     clipcls("models", "remove", "mine")
     assert folder.is_dir()
     monkeypatch.setattr("sys.stdin", Answering("y\n"))
+    with monkeypatch.context() as patch:
+        patch.setattr("clipcls.encoders.transfer.shutil.rmtree", in_use)
+        clipcls("models", "remove", "mine", "--yes", code=7)
+    said(clipcls, f"cannot delete {folder}", "in use", "delete it by hand")
     clipcls("models", "remove", "mine")
     assert not folder.exists() and f"deleted {folder}" in clipcls.err
     assert clipcls.rows("models", "list")[-1]["name"] != "mine"
+
+
+def in_use(*_: object) -> None:
+    raise OSError("in use")
 
 
 class Answering(io.StringIO):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -13,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import IMAGES, Terminal
 from PIL import Image
 from tiny import CLIP, FAMILIES, HF_TEXT, make_hf_model, make_model, make_models, make_nllb
 
 from clipcls import Classifier
-from clipcls.encoders import file_digest, graphs, load_encoder, traced, tracing
+from clipcls.encoders import file_digest, graphs, load_encoder, towers, traced, tracing
 from clipcls.encoders.files import FACTS, GRAPHS
 from clipcls.encoders.locate import locate
 from clipcls.encoders.onnx import OnnxEncoder
@@ -242,6 +244,120 @@ def test_answers_that_differ_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     spec = parse_spec(str(folder))
     with pytest.raises(ModelError, match=r"its text tower disagrees with torch, cosine -?0\.\d+$"):
         tracing.trace(spec, locate(spec), "oc1-x", tmp_path / "out")
+
+
+def test_tokens_that_are_counted_otherwise_are_refused() -> None:
+    vectors = np.ones((1, 4), np.float32) / 2
+    with pytest.raises(ModelError, match="its tokens are counted otherwise by the library tokenizers"):
+        tracing.compare(tracing.Answers(vectors, vectors, [3]), tracing.Answers(vectors, vectors, [4]), 0.9)
+
+
+def edited(folder: Path, name: str, change: Callable[[Any], object]) -> Path:
+    table = json.loads((folder / name).read_text(encoding="utf-8"))
+    change(table)
+    (folder / name).write_text(json.dumps(table), encoding="utf-8")
+    return folder
+
+
+def texts(**settings: Any) -> Callable[[Path], Path]:
+    """An open_clip model with other settings of its texts, on CLIP's own tokenizer or on another."""
+    config = HF_TEXT if "tokenizer_mode" in settings else CLIP
+
+    def make(folder: Path) -> Path:
+        make_model(folder, config)
+        if config is HF_TEXT:
+            edited(folder, "tokenizer_config.json", lambda table: table.update(cls_token="<unk>"))
+        return edited(folder, "open_clip_config.json", lambda table: table["model_cfg"]["text_cfg"].update(settings))
+
+    return make
+
+
+def family(name: str, file: str, **settings: Any) -> Callable[[Path], Path]:
+    """A model for transformers with other settings."""
+    return lambda folder: edited(make_hf_model(folder, name), file, lambda table: table.update(settings))
+
+
+PICTURES = "preprocessor_config.json"
+SQUARE, LARGER = ({"height": side, "width": side} for side in (32, 36))
+UNTRACED: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "tokens left out": (texts(tokenizer_kwargs={"reduction_mask": "random"}), "leaves tokens out at random"),
+    "a mode": (texts(tokenizer_mode="clips"), "its tokenizer works in the mode 'clips'"),
+    "padding in front": (family("siglip", "tokenizer_config.json", padding_side="left"), "at the beginning"),
+    "cut in front": (family("metaclip_2", "tokenizer_config.json", truncation_side="left"), "at the beginning"),
+    "plain numbers": (family("clip", PICTURES, do_normalize=False), "CLIPImageProcessor does something else"),
+    "another scale": (family("clip", PICTURES, rescale_factor=1 / 127.5), "does something else to pictures"),
+    "a cut square": (
+        family("clip", PICTURES, size=LARGER, crop_size=SQUARE, do_center_crop=True),
+        "cuts pictures out of squares",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), UNTRACED.values(), ids=UNTRACED)
+def test_what_is_not_traced_is_said(make: Callable[[Path], Path], reason: str, tmp_path: Path) -> None:
+    folder = make(tmp_path / "model")
+    spec = parse_spec(str(folder))
+    files = locate(spec)
+    with pytest.raises(ModelError, match=reason):
+        tracing.write(spec, files, tracing._load(spec, files), "oc1-x", tmp_path)
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_a_tokenizer_in_python_is_not_traced() -> None:
+    from transformers import CanineTokenizer
+
+    with pytest.raises(ModelError, match="its tokenizer is written in Python"):
+        towers._backend(CanineTokenizer())
+
+
+def test_a_graph_that_holds_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "_LARGEST", 1000)
+    spec = parse_spec(str(make_model(tmp_path / "model", CLIP)))
+    files = locate(spec)
+    with pytest.raises(ModelError, match=r"its graph would take [\d,]+ bytes: it holds weights"):
+        tracing.write(spec, files, tracing._load(spec, files), "oc1-x", tmp_path)
+
+
+def attention(**settings: Any) -> Any:
+    torch.manual_seed(0)
+    return torch.nn.MultiheadAttention(8, 2, batch_first=True, **settings).eval()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("mask", [None, torch.ones(3, 3).triu(1).bool(), torch.ones(3, 3).triu(1) * -9.0])
+@pytest.mark.parametrize("alone", [True, False])
+def test_attention_is_written_out_as_torch_computes_it(bias: bool, mask: Any, alone: bool) -> None:
+    module, (query, other) = attention(bias=bias), torch.randn(2, 2, 3, 8)
+    words = (query, query, query) if alone else (query, other, other)
+    with torch.no_grad():
+        expected, _ = module(*words, need_weights=False, attn_mask=mask)
+        with graphs._plainly():
+            got, _ = module(*words, need_weights=False, attn_mask=mask)
+    torch.testing.assert_close(got, expected)
+
+
+def test_attention_of_another_kind_is_not_traced() -> None:
+    class Tower(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = attention(add_bias_kv=True)
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return self.model(pixels, pixels, pixels)[0]
+
+    with pytest.raises(ModelError, match="its attention is of a kind that is not traced"):
+        graphs.export(Tower(), {"pixels": torch.zeros(2, 3, 8)}, tokens=False)
+
+
+def test_a_model_that_is_not_there_ends_the_tracing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tracing", "ViT-B-32/none", str(tmp_path), "oc1-x", "fp32"])
+    with pytest.raises(SystemExit) as caught:
+        tracing.main()
+    assert caught.value.code == 4
+    assert capsys.readouterr().err.startswith("open_clip knows no weights 'none' of ViT-B-32; known are ")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_classifier_may_be_told_not_to_trace(models: dict[str, str], tmp_path: Path) -> None:
