@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from coverage import CoverageData
+from coverage import Coverage, CoverageData
 from test_language import PACKAGE, Messages, Source
 
 
@@ -54,8 +54,9 @@ def extents(tree: ast.Module) -> Iterator[tuple[ast.stmt, int, int]]:
 
 def main() -> int:
     """The exit code."""
-    data = CoverageData()
-    data.read()
+    coverage = Coverage()
+    coverage.load()
+    data = coverage.get_data()
     found = sorted(statements(), key=lambda each: (each.source.name, each.first))
     missing = [each for each in found if not each.ran(data)]
     for each in missing:

@@ -33,7 +33,8 @@ from tiny import (
 )
 
 from clipcls import Classifier, load_prompts
-from clipcls.encoders import load_encoder
+from clipcls.encoders import load_encoder, ondisk
+from clipcls.encoders.spec import parse_spec
 from clipcls.errors import DeviceError, ModelError, OutOfMemory
 from clipcls.pipeline import Embedder
 from clipcls.records import TokenCount
@@ -940,6 +941,9 @@ def test_unknown_architectures_and_tags(
     with pytest.raises(ModelError) as caught:
         _ = load(model).info
     assert answer in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(ModelError) as without_loading:
+        ondisk.parts(parse_spec(model))
+    assert str(without_loading.value) == str(caught.value)
 
 
 # Devices.

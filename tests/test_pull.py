@@ -241,11 +241,8 @@ def test_a_file_of_another_size_is_not_taken(hub: Hub, clipcls: Terminal, tmp_pa
     content = big(hub)
     hub.wrong[WEIGHTS] = content[WEIGHTS][:1000]
     clipcls("models", "pull", "hf-hub:tiny/big", code=4)
-    said(clipcls, "it has no more bytes to give")
-    hub.ranges = False
-    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
     said(clipcls, "the transfer ended after 1000 of 3000000 bytes")
-    hub.wrong[WEIGHTS] = content[WEIGHTS] + b"?"
+    hub.ranges, hub.wrong[WEIGHTS] = False, content[WEIGHTS] + b"?"
     clipcls("models", "pull", "hf-hub:tiny/big", code=4)
     said(clipcls, "has 3000001 bytes instead of 3000000")
     assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("*.clipcls-partial"))
@@ -322,7 +319,7 @@ def test_no_network(hub: Hub, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
     clipcls("models", "pull", "hf-hub:tiny/big", "--endpoint", "hf-mirror.com", code=2)
     said(clipcls, "hf-mirror.com", "write it like https://")
     monkeypatch.setattr(constants, "ENDPOINT", "hf-mirror.com")
-    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    clipcls("models", "pull", "hf-hub:tiny/other", code=4)
     said(clipcls, "HF_ENDPOINT is no web address: hf-mirror.com", "write it like https://")
     assert hub.requests == []
 
@@ -353,6 +350,62 @@ def test_the_disk_fills_up(hub: Hub, clipcls: Terminal, tmp_path: Path, monkeypa
     clipcls("models", "pull", "hf-hub:tiny/big")
     check_whole(tmp_path / "hub", content)
     assert hub.total < sum(map(len, content.values())) + MEGABYTE
+
+
+def test_a_disk_that_fails(hub: Hub, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    big(hub)
+    monkeypatch.setattr("clipcls.encoders.download.tell", fail)
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, "cannot download", "Input/output error", "run it again")
+
+
+def test_where_no_links_can_be_files_take_their_place(
+    hub: Hub, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("a required privilege is not held by the client")
+
+    content = big(hub)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "symlink_to", refuse)
+        clipcls("models", "pull", "hf-hub:tiny/big")
+    folder = Path(clipcls("models", "path", "hf-hub:tiny/big").strip())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == content
+    assert not any(path.is_symlink() for path in folder.iterdir())
+
+    hub.push("tiny/linked", content)
+    clipcls("models", "pull", "hf-hub:tiny/linked")
+    folder = Path(clipcls("models", "path", "hf-hub:tiny/linked").strip())
+    blob = (folder / WEIGHTS).resolve()
+    (folder / WEIGHTS).unlink()
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    clipcls("models", "pull", "hf-hub:tiny/linked")
+    assert not (folder / WEIGHTS).is_symlink() and (folder / WEIGHTS).read_bytes() == content[WEIGHTS]
+    assert blob.read_bytes() == content[WEIGHTS]  # another link may lead to it
+
+
+def test_whoever_waits_for_the_same_file_is_told(hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from clipcls.encoders.download import _lock
+
+    home, held, done = tmp_path / "hub" / "models--tiny--big", threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with _lock(home, "etag"):
+            held.set()
+            done.wait(30)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert held.wait(30)
+    with pytest.raises(TimeoutError), _lock(home, "etag", wait=False):
+        pass
+    threading.Timer(0.5, done.set).start()
+    with caplog.at_level("INFO", "clipcls"), _lock(home, "etag"):
+        assert "waiting for another program that downloads the same file" in caplog.messages
+    other.join()
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="another system's permissions")

@@ -21,10 +21,11 @@ from tiny import CLIP, FAMILIES, HF_TEXT, make_hf_model, make_model, make_models
 
 from clipcls import Classifier
 from clipcls.encoders import file_digest, graphs, load_encoder, towers, traced, tracing
+from clipcls.encoders.agreement import Agreement, Measured
 from clipcls.encoders.files import FACTS, GRAPHS
 from clipcls.encoders.locate import locate
 from clipcls.encoders.onnx import OnnxEncoder
-from clipcls.encoders.spec import parse_spec
+from clipcls.encoders.spec import STARTER_FOLDER, parse_spec
 from clipcls.errors import ModelError
 
 PHOTOS = [IMAGES / f"{name}.jpg" for name in ("astronaut", "chelsea", "coffee", "rocket")]
@@ -32,7 +33,7 @@ PROMPTS = [
     *("a cat", "猫", "这是一张有关大象的照片", "", "A photo of TWO dogs, isn't it?"),
     *("long " * 90, "кошка 12 ☃", "图中物体" * 9),
 ]
-SOME = ["clip", "photo", "siglip", "hf", "nllb", "pickled", "half", *(f"hf_{family}" for family in FAMILIES)]
+SOME = ["clip", "photo", "siglip", "hf", "nllb", "pickled", "half", "float8", *(f"hf_{family}" for family in FAMILIES)]
 TRACED = [name for name in SOME if name != "hf_siglip2"]
 
 # One process for all of them: importing torch and the rest takes longer than tracing a tiny model.
@@ -59,7 +60,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     made: dict[str, Path] = make_models(home) | {"nllb": make_nllb(home / "nllb")}
     made["pickled"] = make_model(home / "pickled", CLIP, 7, weights="open_clip_pytorch_model.bin")
     made["half"] = make_model(home / "half", HF_TEXT, 8)
-    halve(made["half"] / "open_clip_model.safetensors")
+    store(made["half"], torch.float16)
+    made["float8"] = make_model(home / "float8", HF_TEXT, 9)
+    store(made["float8"], torch.float8_e4m3fn)
     return {name: str(path) for name, path in made.items()} | {
         f"hf_{family}": f"hf:{make_hf_model(home / f'hf_{family}', family)}" for family in FAMILIES
     }
@@ -73,10 +76,13 @@ def home(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def halve(path: Path) -> None:
+def store(folder: Path, kind: torch.dtype) -> None:
+    """A model's matrices in fewer bits, and all else in half precision, as the starter has them."""
     from safetensors.torch import load_file, save_file
 
-    save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
+    path = folder / "open_clip_model.safetensors"
+    state = load_file(path)
+    save_file({name: each.to(kind if each.ndim == 2 else torch.float16) for name, each in state.items()}, path)
 
 
 def through_torch(model: str) -> Any:
@@ -228,6 +234,65 @@ def test_what_is_damaged_or_missing_in_the_cache_is_made_anew(
     path.unlink()
     load_encoder(models["clip"], traced=own_home)
     assert made == [path.parent]
+
+
+def traced_at_once(monkeypatch: pytest.MonkeyPatch, model: Path, **facts: Any) -> None:
+    """Have the process that traces find all done, with facts of the test's."""
+
+    def run(words: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        shutil.copytree(model, words[4], ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
+        edited(Path(words[4]), FACTS, lambda table: table.update(facts))
+        return subprocess.CompletedProcess(words, 0, b"", b"")
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def test_a_damaged_folder_in_the_cache_makes_way(
+    models: dict[str, str], home: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced_at_once(monkeypatch, home / fingerprint(models["clip"]))
+    facts = own_home / fingerprint(models["clip"]) / FACTS
+    facts.write_text("{", encoding="utf-8")
+    assert isinstance(load_encoder(models["clip"], traced=own_home)[0], OnnxEncoder)
+    assert traced.read(facts.parent).dim == 24
+
+
+def test_a_processor_with_a_faster_precision_is_told_of(
+    models: dict[str, str],
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    traced_at_once(monkeypatch, home / fingerprint(models["clip"]), faster="bf16 is faster here")
+    with caplog.at_level(logging.INFO, "clipcls"):
+        load_encoder(models["clip"], traced=tmp_path / "traced")
+    assert "bf16 is faster here" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("pace", "same", "said"),
+    [
+        (1.0, 1.0, ""),
+        (3.0, 0.9, ""),
+        (3.0, 1.0, "on this processor --precision bf16 embeds 3.0 times as many images a second, with the same"),
+    ],
+)
+def test_a_precision_is_worth_a_word_if_it_is_faster_and_as_good(
+    pace: float, same: float, said: str, models: dict[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = load_encoder(models["clip"], traced=home)[0], through_torch(models["clip"])
+
+    def compared(exact: Measured, near: Measured, precision: str) -> Agreement:
+        assert len(exact.images) == len(near.images) == 8 and theirs._precision == precision == "bf16"
+        return Agreement(precision, 1.0, 1.0, 1.0, same, pace, 8)
+
+    monkeypatch.setattr(tracing, "pace", lambda encoder: pace if encoder is theirs else 1.0)
+    monkeypatch.setattr(tracing, "_PROBE_SECONDS", 0.0)  # one batch
+    monkeypatch.setattr(tracing, "compared", compared)
+    assert isinstance(ours, OnnxEncoder)
+    told = tracing.faster(ours, theirs)
+    assert told.startswith(said) and bool(told) is bool(said)
 
 
 def test_answers_that_differ_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -415,6 +480,8 @@ def test_the_commands_tell_trace_and_take_it_along(
 def test_int8_has_weights_of_its_own(
     models: dict[str, str], own_folders: Path, clipcls: Terminal, tracing_on: None
 ) -> None:
+    clipcls("models", "trace", "starter")
+    assert f"runs without torch: {STARTER_FOLDER}" in clipcls.err
     clipcls("models", "trace", models["photo"], "--int8")
     home = own_folders / "cache" / "traced"
     encoder, theirs = load_encoder(models["photo"], precision="int8", traced=home)[0], through_torch(models["photo"])
