@@ -4,13 +4,17 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Terminal
 from fakes import FakeDoor, FakeEncoder
+from hub import Hub
 
 from clipcls import doctor
+from clipcls.encoders.agreement import Agreement
+from clipcls.errors import ClipclsError, DeviceError
 from clipcls.settings import Settings
 
 
@@ -61,6 +65,35 @@ def test_a_silent_hub_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(doctor, "_ask", lambda endpoint, answer: time.sleep(1))
     with pytest.raises(Exception, match=r"cannot be reached: no answer within 0.2 s; a mirror"):
         doctor._reach_hub()
+
+
+def test_what_the_hub_answers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with Hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        assert doctor._reach_hub() == f"{hub.url} answers 404"
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(ClipclsError, match=r"http://127.0.0.1:1 cannot be reached: .*refused; a mirror is set by"):
+        doctor._reach_hub()
+    monkeypatch.setenv("HF_ENDPOINT", "hf-mirror.com")
+    with pytest.raises(ClipclsError, match=r"HF_ENDPOINT is no web address: hf-mirror\.com"):
+        doctor._reach_hub()
+
+
+def test_precisions_are_compared_as_far_as_the_device_has_them(
+    clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def agreements(model: str, precisions: list[str], device: str, traced: Path) -> Iterator[Agreement]:
+        (precision,) = precisions
+        if precision == "fp16":
+            raise DeviceError("fp16 is for a graphics card")
+        yield Agreement(precision, 0.99, 0.98, 0.97, 0.999, 2.0 if precision == "bf16" else 1.0, 200)
+
+    monkeypatch.setattr("clipcls.encoders.agreement.agreements", agreements)
+    assert clipcls("doctor", "--probe").splitlines()[-2:] == [
+        "int8,1.00,0.99000,0.97000,99.9% of 200,no",
+        "bf16,2.00,0.99000,0.97000,99.9% of 200,yes",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -223,6 +223,14 @@ def test_the_temperature_that_made_the_labels_is_found(true: float, activation: 
     assert losses[1] == min(losses)
 
 
+def test_copies_of_one_picture_calibrate_nothing(fake: Install, here: Path, clipcls: Terminal) -> None:
+    fake()
+    for label in ("red", "blue"):
+        picture(Path("copies", label, "1.png"))
+    clipcls("eval", "copies", "--calibrate", code=2)
+    assert "calibration needs two images or more" in clipcls.err
+
+
 def test_calibrated_probabilities(fake: Install, folder: Path, clipcls: Terminal) -> None:
     fake()
     for at in range(3):

@@ -811,6 +811,9 @@ def test_imported_models_are_listed_used_and_removed(
     monkeypatch.setattr("sys.stdin", Answering("n\n"))
     clipcls("models", "remove", "mine")
     assert folder.is_dir()
+    monkeypatch.setattr("sys.stdin", Answering(""))
+    clipcls("models", "remove", "mine", code=130)
+    assert folder.is_dir()
     monkeypatch.setattr("sys.stdin", Answering("y\n"))
     with monkeypatch.context() as patch:
         patch.setattr("clipcls.encoders.transfer.shutil.rmtree", in_use)
