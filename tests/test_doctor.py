@@ -31,7 +31,7 @@ def test_it_tells_what_a_maintainer_asks_for(clipcls: Terminal, monkeypatch: pyt
     assert "HF_HUB_OFFLINE=1" in told["environment"]
 
 
-def test_without_the_self_test_it_is_quick_and_imports_nothing_heavy(here: Path) -> None:
+def test_without_the_self_test_it_is_quick_and_imports_nothing_heavy(here: Path, unmeasured: None) -> None:
     check = "from clipcls.cli import run; import sys; assert run(['doctor']) == 0; print('torch' in sys.modules)"
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60, check=True)

@@ -468,7 +468,7 @@ def test_help_in_chinese() -> None:
         assert "…" not in page
 
 
-def test_help_in_english_reads_no_catalogue() -> None:
+def test_help_in_english_reads_no_catalogue(unmeasured: None) -> None:
     code = (
         "import sys\nfrom clipcls.cli import run\ncode = run(['--help'])\n"
         "assert 'tomllib' not in sys.modules\nraise SystemExit(code)"

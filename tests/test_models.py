@@ -308,7 +308,7 @@ def test_list(clipcls: Terminal, hub: Path) -> None:
     assert found["xlmr-b32"]["imagenet"] == 0.6236 and found["starter"]["on_disk"] == "yes"
 
 
-def test_list_is_quick_and_imports_nothing_heavy() -> None:
+def test_list_is_quick_and_imports_nothing_heavy(unmeasured: None) -> None:
     code = (
         "import sys, time; began = time.perf_counter(); from clipcls.cli import run; code = run(['models', 'list']);"
         "heavy = {'torch', 'open_clip', 'transformers', 'numpy', 'onnxruntime', 'httpx'} & set(sys.modules);"
