@@ -52,6 +52,12 @@ def test_a_broken_torch_is_told(here: Path, clipcls: Terminal, monkeypatch: pyte
     assert "libcudart" in lines(clipcls("doctor"))["last self-test"]
 
 
+def test_a_torch_that_takes_its_process_with_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_IMPORT_TORCH", "import os; os._exit(7)")
+    with pytest.raises(ClipclsError, match="cannot be imported: exit code 7; pip install --force-reinstall torch"):
+        doctor._import_torch()
+
+
 def test_a_model_that_does_not_work_is_exit_code_4(clipcls: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_import_torch", lambda: "fine")
     told = lines(clipcls("doctor", "--self-test", "--model", "no/where", code=4))

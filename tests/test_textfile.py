@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from clipcls import textfile
 from clipcls.errors import UsageError
-from clipcls.textfile import FileFault, parse_structured, place_of, read_text
+from clipcls.textfile import FileFault, parse_structured, place_of, read_text, write_new_text
 
 TEXT = "大象\n冰箱 fridge\n｛类别｝，蚂蚁。\n"
 
@@ -135,3 +135,10 @@ def test_what_is_not_valid_has_its_place(name: str, text: str, line: int, column
     assert raised.value.reason.startswith(reason)
     assert (raised.value.line, raised.value.column) == (line, column)
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
+
+
+def test_a_file_that_came_meanwhile_stays(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(UsageError, match="exists and stays as it is"):
+        write_new_text(tmp_path / "a.txt", "yours")
+    assert (tmp_path / "a.txt").read_text() == "mine"
