@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import multiprocessing
 import os
@@ -329,6 +330,21 @@ def test_damage_to_a_packed_part_is_noticed(
     assert same(scanned(store), put)
     assert len(warnings(caplog)) == 1
     assert part.read_bytes() == content
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_packed_part_that_cannot_be_read_is_done_without(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put = vectors(20)
+    store.put_images(MODEL, put)
+    assert same(scanned(store), put)
+    part = parts(tmp_path)[1]
+    part.unlink()
+    part.mkdir()
+    assert same(scanned(store), put)
+    assert "packed embeddings are damaged (Is a directory)" in caplog.text
+    assert "embeddings cannot be packed (Is a directory)" in caplog.text
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -811,6 +827,16 @@ def test_a_folder_that_cannot_be_written_is_read(tmp_path: Path, caplog: pytest.
         store.put_images(MODEL, vectors(1, seed=1))
         assert store.info().images == 5
     assert len(warnings(caplog)) == 1
+
+
+def test_an_older_store_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    path = filled_file(tmp_path, vectors(1))
+    with contextlib.closing(sqlite3.connect(path)) as con:
+        con.execute("PRAGMA user_version = 1")
+    Path(f"{path}-lock").unlink()
+    Path(f"{path}-lock").mkdir()
+    with pytest.raises(StoreError, match="unable to open database file"):
+        Store.open(tmp_path)
 
 
 def test_a_folder_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from clipcls import textfile
 from clipcls.errors import UsageError
-from clipcls.textfile import FileFault, fits, parse_structured, place_of, read_text
+from clipcls.textfile import FileFault, fits, parse_structured, place_of, read_text, write_new_text
 
 TEXT = "大象\n冰箱 fridge\n｛类别｝，蚂蚁。\n"
 
@@ -176,3 +176,10 @@ def test_what_was_read_fits_its_type(good: dict[str, Any]) -> None:
 def test_what_was_read_does_not_fit_its_type(bad: dict[str, Any]) -> None:
     assert not fits(Outer(**bad), Outer)
     assert not fits(bad, Outer)
+
+
+def test_a_file_that_came_meanwhile_stays(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(UsageError, match="exists and stays as it is"):
+        write_new_text(tmp_path / "a.txt", "yours")
+    assert (tmp_path / "a.txt").read_text() == "mine"
