@@ -22,6 +22,21 @@ def test_every_comma_separates(text: str) -> None:
     assert names(*split_labels(text)) == ["大象", "冰箱", "蚂蚁"]
 
 
+def test_one_string_is_split_as_on_the_command_line() -> None:
+    assert label_set("大象|象，冰箱、 polar  bear") == (
+        Label("大象", synonyms=("象",)),
+        Label("冰箱"),
+        Label("polar bear"),
+    )
+
+
+def test_a_label_is_tidied_whatever_it_was_made_from() -> None:
+    given_label = Label(" polar  bear ", " n1 ", ("ice\tbear", " "), " bear  (big) ", "a note", ("a {}",), "animals")
+    assert label_set([given_label]) == (
+        Label("polar bear", "n1", ("ice bear",), "bear (big)", "a note", ("a {}",), "animals"),
+    )
+
+
 def test_spaces_inside_a_label_stay() -> None:
     assert names(*split_labels("polar bear, C++")) == ["polar bear", "C++"]
 
@@ -44,13 +59,15 @@ def test_labels_with_ids_may_share_a_name() -> None:
 
 @pytest.mark.parametrize("given_labels", [[], [""], [" ", "\t"]])
 def test_no_label_is_an_error(given_labels: list[str]) -> None:
-    with pytest.raises(UsageError, match=r"no labels given.*--labels"):
+    with pytest.raises(UsageError) as raised:
         label_set(given_labels)
+    assert str(raised.value) == "no labels given: name at least one, as in --labels 大象,冰箱,蚂蚁"
 
 
 def test_a_label_that_is_no_text_is_an_error() -> None:
-    with pytest.raises(UsageError, match="not valid UTF-8"):
+    with pytest.raises(UsageError) as raised:
         label_set(["caf\udce9"])
+    assert str(raised.value) == r"the label 'caf\\udce9' is not valid UTF-8 text; write it in UTF-8"
 
 
 def test_a_file_holds_one_label_a_line(tmp_path: Path) -> None:
