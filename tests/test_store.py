@@ -1047,7 +1047,13 @@ def test_without_shared_memory_there_is_another_journal(
 
 
 def test_a_new_file_is_set_up_as_measured(store: Store) -> None:
-    settings = {"page_size": 16384, "journal_mode": "wal", "synchronous": 1, "user_version": 2}
+    settings = {
+        "page_size": 16384,
+        "journal_mode": "wal",
+        "synchronous": 1,
+        "wal_autocheckpoint": 8000,
+        "user_version": 2,
+    }
     assert {name: raw(store).execute(f"PRAGMA {name}").fetchone()[0] for name in settings} == settings
 
 
