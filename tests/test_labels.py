@@ -108,6 +108,9 @@ def test_the_line_of_bytes_that_are_no_text_is_named(tmp_path: Path) -> None:
         ("象のぬいぐるみ", False),
         ("ｱﾘ蟻", False),
         ("𠮷", True),
+        ("㐂", True),
+        ("\ufa11", True),
+        ("㐂ㇰ", False),
     ],
 )
 def test_chinese_is_han_without_kana(text: str, chinese: bool) -> None:
