@@ -82,6 +82,11 @@ def test_ties_keep_label_order_even_when_probabilities_saturate() -> None:
     assert zeroshot.top_k(cosines, 99).shape == (1, 5)
 
 
+def test_the_smallest_difference_that_float32_can_tell_decides() -> None:
+    cosines = np.array([[0.5, 0.5 + 2e-8], [0.5 + 2e-8, 0.5]])
+    assert zeroshot.top_k(cosines, 1).tolist() == [[1], [0]] and zeroshot.best(cosines).tolist() == [1, 0]
+
+
 def test_scores_do_not_depend_on_company() -> None:
     images, weights = random_rows(2, 301), random_rows(3, 17)
     together = zeroshot.cosines(images, weights)
