@@ -22,6 +22,7 @@ from clipcls import loading
 from clipcls.errors import DecodeError
 from clipcls.isolated import Decoder
 from clipcls.loading import Limits, Loaded, Loaders
+from clipcls.records import ImageRef
 from clipcls.sources import ImageSource
 from clipcls.store import Store
 from clipcls.store.absent import NoStore
