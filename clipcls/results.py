@@ -84,15 +84,18 @@ def _csv_records(stream: IO[str], file: Path, run: RunInfo | None) -> Iterator[R
     # Excel saves with semicolons, and decimal commas, in half of Europe.
     rows = csv.reader(chain([head], stream), strict=True, delimiter=";" if head.startswith("path;") else ",")
     excel = run.excel if run else marked
+
+    def plain(cells: list[str]) -> list[str]:
+        return [unprotect_cell(cell) for cell in cells] if excel else cells
+
     try:
-        names = next(rows, [])
+        names = plain(next(rows, []))
         copies = set(_COPIES) <= set(names)
         if not copies and not set(_NEEDED) <= set(names):
             raise InputError(f"{_name(file)} is no result file: it lacks the columns that clipcls classify writes")
         for cells in rows:
             if cells:
-                texts = map(unprotect_cell, cells) if excel else cells
-                row = dict(zip(names, texts, strict=True))
+                row = dict(zip(names, plain(cells), strict=True))
                 if not copies:
                     yield _csv_record(row)
                 elif row["verdict"] != "keep":
@@ -152,9 +155,10 @@ def _json_record(row: dict[str, Any]) -> Record:
     ranked = tuple(_json_score(_text(score["label"]), score) for score in row["ranked"])
     scores = tuple(_json_score(label, score) for label, score in row.get("scores", {}).items())
     group = GroupScore(_text(row["group"]["name"]), _number(row["group"]["probability"])) if row.get("group") else None
-    sure = (
-        tuple(map(_text, row["labels"])) if "labels" in row else _sure(row["status"], [_text(row["label"])], ranked[0])
-    )
+    answer = [] if row["status"] == "uncertain" else [row["label"]]
+    sure = tuple(row["labels"]) if "labels" in row else _sure(row["status"], answer, ranked[0])
+    for label in sure or ():
+        _text(label)
     return Prediction(path, ranked, scores or None, sure=sure, group=group)
 
 
