@@ -60,6 +60,11 @@ class Head(ABC):
         """Of the model."""
         return self._embedder.info
 
+    @property
+    def digest(self) -> str:
+        """What, besides the model, decides the scores, as a SHA-256."""
+        return self.file_digest
+
     @abstractmethod
     def scores(self, images: Vectors) -> Scores:
         """Every label's scores for some image embeddings.
