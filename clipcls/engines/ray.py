@@ -89,9 +89,8 @@ def _finished(job: Job, pool: Pool, todo: list[int]) -> Iterator[Finished]:
         .map_batches(
             _Encoder,
             fn_constructor_args=[shared],
-            batch_size=None,
+            batch_size=1,
             batch_format="pyarrow",
-            zero_copy_batch=True,
             compute=ActorPoolStrategy(size=actors),
             **claims,
         )
