@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -139,7 +139,6 @@ class Loaders:
         self._tower, self._store, self._fingerprint = tower, store, fingerprint
         self._limits = limits or Limits()
         self._room = max(self._limits.max_pixels, workers * _PIXELS_A_WORKER)
-        self._large = threading.Lock()
         self._todo: SimpleQueue[Loading | None] = SimpleQueue()
         self._isolated = isolated
         self._threads = 0
@@ -147,6 +146,7 @@ class Loaders:
         self._state = threading.Condition()  # whose lock may be taken twice
         self._decoding: set[Loading] = set()
         self._taken = 0
+        self._large: Loading | None = None
         self._closed = False
         for _ in range(workers):
             self._start()
@@ -249,13 +249,15 @@ class Loaders:
     def _held(self, loading: Loading) -> Iterator[None]:
         """Room for a large file, beside which there is no other that large; at the end what was claimed is let go."""
         size = loading.ref.stat.size if loading.ref.stat else 0
-        with self._large if size > _LARGE else nullcontext():
-            try:
-                if size > _LARGE:
+        try:
+            if size > _LARGE:
+                with self._state:
+                    self._state.wait_for(lambda: self._closed or self._large is None)
+                    self._large = loading
                     self._take(loading, size // _BYTES_A_PIXEL)
-                yield
-            finally:
-                self._let_go(loading)
+            yield
+        finally:
+            self._let_go(loading)
 
     def _claim(self, loading: Loading, pixels: int) -> None:
         with self._state:
@@ -276,6 +278,8 @@ class Loaders:
         with self._state:
             self._taken -= loading.claimed
             loading.claimed = 0
+            if self._large is loading:
+                self._large = None
             self._state.notify_all()
 
     def _tick(self) -> None:
@@ -283,7 +287,7 @@ class Loaders:
         with self._state:
             for loading in self._decoding:
                 loading.waited += _TICK
-            late = [loading for loading in self._decoding if loading.waited > self._limits.seconds]
+            late = [each for each in self._decoding if each.waited > self._limits.seconds and not each.given_up]
             for loading in late:
                 loading.given_up = True
                 self._decoding.discard(loading)

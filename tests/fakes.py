@@ -38,6 +38,8 @@ class FakeEncoder:
         activation: str = "softmax",
         languages: tuple[str, ...] = (),
         broken: tuple[int, int, int] | None = None,
+        broken_word: str | None = None,
+        broken_value: float = np.nan,
     ) -> None:
         self.info = EncoderInfo(
             spec="fake/one",
@@ -50,6 +52,8 @@ class FakeEncoder:
             languages=languages,
         )
         self.seconds, self.memory, self.broken = seconds, memory, broken
+        self.broken_word, self.broken_value = broken_word, broken_value
+        """What the embeddings of the broken colour, and of texts with the word, are filled with."""
         self.prepared: list[int] = []
         """Threads that preprocessed, a picture each."""
         self.image_batches: list[int] = []
@@ -76,7 +80,7 @@ class FakeEncoder:
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         for row, pixels in zip(vectors, batch, strict=True):
             if self.broken is not None and np.allclose(pixels, self.broken, atol=2):
-                row[:] = np.nan
+                row[:] = self.broken_value
         return vectors
 
     def encode_texts(self, prompts: Sequence[str]) -> np.ndarray:
@@ -84,6 +88,8 @@ class FakeEncoder:
         return np.stack([self._text(prompt) for prompt in prompts])
 
     def _text(self, prompt: str) -> np.ndarray:
+        if self.broken_word and self.broken_word in prompt:
+            return np.full(DIM, self.broken_value, np.float32)
         seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big")
         vector = np.random.default_rng(seed).normal(size=DIM) * 0.05
         for word, axis in WORDS.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import socket
 import threading
@@ -77,6 +78,12 @@ class Hub:
         """By file name what is sent in its place."""
         self.stumbles: list[Fault] = []
         """Errors in answer to the next requests, one each."""
+        self.lies: dict[tuple[str, str], dict[str, str | None]] = {}
+        """By method and file name headers that are sent in place of the true ones; None sends none."""
+        self.endless: set[str] = set()
+        """Names of files whose content begins anew when it is over, and never ends."""
+        self.statuses: dict[str, int] = {}
+        """By file name the status with which its content comes."""
         self.ranges = True
         """Whether a part of a file can be had."""
         self.pause = 0.0
@@ -103,6 +110,11 @@ class Hub:
     def total(self) -> int:
         """How many bytes of files have gone out."""
         return sum(each.count for each in self.sent)
+
+    def forget_lies(self) -> None:
+        """Send from now on what there is, as it is."""
+        for lies in (self.wrong, self.lies, self.endless, self.statuses):
+            lies.clear()
 
     def push(self, repo: str, content: Path | dict[str, bytes], fault: Fault | None = None) -> Repo:
         """Commit files, or all of a folder's, to a repository's main."""
@@ -192,18 +204,23 @@ class _Handler(BaseHTTPRequestHandler):
         cut: int | None = None,
         file: tuple[str, int] | None = None,
     ) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(content))}.items():
-            self.send_header(name, value)
+        name = self.path.rpartition("/")[2]
+        self.send_response(self.hub.statuses.get(name, status) if self.command == "GET" else status)
+        lies = self.hub.lies.get((self.command, name), {})
+        for header, value in ({**headers, "Content-Length": str(len(content))} | lies).items():
+            if value is not None:
+                self.send_header(header, value)
         self.end_headers()
         if self.command != "GET":
             return
-        self.close_connection = cut is not None
+        # Without a length the end of the connection is the end of the file.
+        self.close_connection = cut is not None or "Content-Length" in lies
         kept = content[:cut]
         sent = Sent(*file) if file else None
         if sent:
             self.hub.sent.append(sent)
-        for start in range(0, len(kept), _PIECE):
+        starts = range(0, len(kept), _PIECE)
+        for start in itertools.cycle(starts) if name in self.hub.endless else starts:
             try:
                 self.wfile.write(kept[start : start + _PIECE])
             except OSError:  # the client has gone

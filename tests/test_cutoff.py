@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import random
+import resource
 import shutil
 import signal
 import sqlite3
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -93,13 +95,15 @@ def kept() -> int:
     return int(count)
 
 
-def whole(expected: set[str]) -> None:
-    with Path("out.csv").open(encoding="utf-8", newline="") as file:
+def whole(expected: set[str], output: Path = Path("out.csv")) -> None:
+    with output.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert Counter(row["path"] for row in rows) == Counter(expected)
     assert {row["status"] for row in rows} == {"ok"}
-    assert not Path("out.csv.partial").exists()
+    assert not output.with_name("out.csv.partial").exists()
     cache = Path(os.environ["CLIPCLS_CACHE_DIR"])
+    if not cache.exists():
+        return
     assert [path.name for path in cache.iterdir() if "damaged" in path.name or "set" in path.name] == []
 
 
@@ -110,6 +114,135 @@ def test_kills_lose_and_double_nothing(here: Path) -> None:
 @pytest.mark.slow
 def test_fifty_kills_lose_and_double_nothing(here: Path) -> None:
     check_killed(50, 2000, seed=2)
+
+
+# No room
+
+
+class Disk:
+    """A disk of its own, as far as this system lets anybody mount one; else files that may not grow."""
+
+    def __init__(self, folder: Path, size: int, way: str) -> None:
+        self.folder, self.size, self.way = folder, size, way
+        folder.mkdir()
+        if way == "disk":
+            self.mount("-t", "tmpfs", "-o", f"size={size}", "none")
+
+    def mount(self, *words: str) -> None:
+        done = subprocess.run(["mount", *words, str(self.folder)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+
+    def limit(self) -> None:
+        """For a process before it begins."""
+        if self.way == "limit" and self.size:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))
+
+    def make_room(self) -> None:
+        self.size = 0
+        if self.way == "disk":
+            self.mount("-o", "remount,size=100m")
+
+    def close(self) -> None:
+        if os.path.ismount(self.folder):
+            subprocess.run(["umount", "--lazy", str(self.folder)], check=True)
+
+
+@pytest.fixture(params=["disk", "limit"])
+def disk(request: pytest.FixtureRequest, here: Path) -> Iterator[Callable[[str, int], Disk]]:
+    made: list[Disk] = []
+
+    def make(name: str, size: int) -> Disk:
+        made.append(Disk(here / name, size, request.param))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def on(disk: Disk, *words: str) -> subprocess.CompletedProcess[str]:
+    """A run of clipcls under whatever limit there is."""
+    return subprocess.run(
+        [sys.executable, "-c", COUNTING, "classify", "图片", "--labels", "red,green,blue", "--quiet", *words],
+        capture_output=True, text=True, timeout=120, preexec_fn=disk.limit,
+    )  # fmt: skip
+
+
+def test_a_full_disk_under_the_results_is_told_and_resumed_from(here: Path, disk: Callable[[str, int], Disk]) -> None:
+    expected = pictures(2000)
+    results = disk("results", 48 << 10)
+    done = on(results, "-o", "results/out.csv", "--no-cache")
+    assert done.returncode == 7, done.stderr
+    told = done.stderr.splitlines()
+    assert told[-1].startswith("error: results/out.csv cannot be written: ") and "--resume" in told[-1]
+    assert told[:-1] == ["the rows so far are in results/out.csv.partial; the same command with --resume goes on"]
+    assert not Path("results/out.csv").exists()
+    before = encoded()
+    assert 0 < before < 2000
+    again = on(results, "-o", "results/out.csv", "--no-cache", "--resume")  # still no room
+    assert again.returncode == 7 and again.stderr.splitlines()[-1].startswith("error: results/out.csv cannot be")
+    results.make_room()
+    done = on(results, "-o", "results/out.csv", "--no-cache", "--resume")
+    assert done.returncode == 0, done.stderr
+    whole(expected, Path("results/out.csv"))
+    assert encoded() <= 2000 + 8 * BATCH  # but for what was on its way when it ended
+
+
+def test_a_full_disk_under_the_store_costs_no_answer(
+    here: Path, disk: Callable[[str, int], Disk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = pictures(2000)
+    store = disk("store", 256 << 10)
+    monkeypatch.setenv("CLIPCLS_CACHE_DIR", "store")
+    done = on(store, "-o", "out.csv")
+    assert done.returncode == 0, done.stderr
+    assert "embedding cache cannot be written" in done.stderr and done.stderr.count("\n") == 1
+    whole(expected)
+    store.make_room()
+    done = on(store, "-o", "again.csv")
+    assert done.returncode == 0 and done.stderr == ""
+    assert Path("again.csv").read_bytes() == Path("out.csv").read_bytes()
+    assert kept() == 2000 and encoded() <= 4000
+    whole(expected)
+
+
+def test_no_room_for_a_store_at_all(
+    here: Path, disk: Callable[[str, int], Disk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = pictures(100)
+    store = disk("store", 12 << 10)
+    monkeypatch.setenv("CLIPCLS_CACHE_DIR", "store")
+    done = on(store, "-o", "out.csv")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: ") and done.stderr.count("\n") == 1
+    whole(expected)
+    store.make_room()
+    assert on(store, "-o", "again.csv").returncode == 0
+    assert kept() == 100
+
+
+def check_told_before_any_work(name: str) -> None:
+    pictures(3)
+    words = ["classify", "图片", "--labels", "red,green", "-o", name]
+    done = subprocess.run([sys.executable, "-c", COUNTING, *words], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (7, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {name}") and encoded() == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+def test_a_folder_in_which_nobody_may_write(here: Path) -> None:
+    check_told_before_any_work("/proc/self/out.csv")
+
+
+def test_a_disk_that_is_read_only(here: Path) -> None:
+    disk = Disk(here / "readonly", 1 << 20, "disk")
+    try:
+        disk.mount("-o", "remount,ro")
+        check_told_before_any_work("readonly/out.csv")
+    finally:
+        disk.close()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")

@@ -290,7 +290,7 @@ def without_tokenizer(folder: Path) -> None:
     (folder / "tokenizer.json").unlink()
 
 
-def split(shard: str) -> Callable[[Path], None]:
+def split(shard: object) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         (folder / "model.safetensors").rename(folder / "all.safetensors")
         index = {"metadata": {}, "weight_map": {"logit_scale": shard}}
@@ -350,13 +350,33 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "no numbers in the text tower": (spoil(LAYER, float("nan")), "give no numbers"),
     "no numbers in the image tower": (spoil("visual_projection.weight", float("nan")), "give no numbers"),
     "an impossible logit scale": (spoil("logit_scale", float("inf")), "no usable logit scale"),
+    "a surplus layer": (
+        lambda folder: edit(folder / "config.json", lambda table: table["text_config"].update(num_hidden_layers=1)),
+        "its weights hold text_model.encoder.layers.1.layer_norm1.bias, a layer more than config.json says",
+    ),
+    "more layers than any": (
+        lambda folder: edit(folder / "config.json", lambda table: table["text_config"].update(num_hidden_layers=10**5)),
+        "config.json sets num_hidden_layers to 100000, which no model has",
+    ),
+    "pictures that fill the memory": (
+        lambda folder: edit(
+            folder / "preprocessor_config.json", lambda t: t["crop_size"].update(height=10**6, width=10**6)
+        ),
+        "preprocessor_config.json sets height to 1e+06, which no model has",
+    ),
+    "a header of 2^60 bytes": (
+        write("model.safetensors", (1 << 60).to_bytes(8, "little") + b"{}"),
+        "cannot load the model",
+    ),
     "a part that is missing": (
         split("model-1.safetensors"),
         "names the weights model-1.safetensors, which are not there",
     ),
     "a part that is elsewhere": (split("../x.safetensors"), "it must name files beside it"),
+    "a part that is the folder above": (split(".."), "it must name files beside it"),
+    "a part that is a number": (split(5), "index"),
     "an index of nothing": (
-        lambda folder: (split("x")(folder), write("model.safetensors.index.json", b"{}")(folder)),
+        lambda folder: (split("x.bin")(folder), write("model.safetensors.index.json", b"{}")(folder)),
         "index",
     ),
 }
@@ -372,6 +392,16 @@ def test_a_spoilt_model_is_refused_in_one_line(change: Callable[[Path], object],
     assert words in message and str(folder) in message
     assert "\n" not in message and len(message) < 600
     assert caught.value.exit_code == 4
+    assert not (folder / "sprung").exists()
+
+
+def test_the_command_ends_with_one_line_and_code_4(copied: Copied) -> None:
+    folder = copied("metaclip_2")
+    trapped(folder)
+    words = ["classify", str(IMAGES / "chelsea.jpg"), "--labels", "cat,dog", "--model", f"hf:{folder}"]
+    done = subprocess.run([sys.executable, "-m", "clipcls", *words], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.startswith("error: cannot load the model hf:") and done.stderr.count("\n") == 1
     assert not (folder / "sprung").exists()
 
 

@@ -136,6 +136,15 @@ def test_all_threads_may_be_stuck_at_once(loaders: Callable[..., Loaders], slow:
     assert [bool(each.error) for each in found] == [True, True, False]
 
 
+def test_a_large_file_that_is_stuck_is_in_nobodys_way(
+    loaders: Callable[..., Loaders], slow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "_LARGE", 50)
+    spoil(slow, 600)
+    found = load(loaders(Limits(seconds=1.0), workers=2), slow / "05.jpg", slow / "00.png", slow / "01.png")
+    assert [bool(each.error) for each in found] == [True, False, False]
+
+
 def test_waiting_for_room_or_for_the_model_is_not_counted(
     loaders: Callable[..., Loaders], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

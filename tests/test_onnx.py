@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import IMAGES, ROOT
+from conftest import IMAGES, ROOT, Terminal
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -255,6 +255,16 @@ def test_a_model_that_cannot_be_traced(recipe: Any, tmp_path: Path) -> None:
         lambda f: f["texts"].update(cleaning="none at all"),
         lambda f: f["texts"].update(context="24"),
         lambda f: f.update(tokenizer="elsewhere.json"),
+        lambda f: f.update(dim="16"),
+        lambda f: f.update(logit_scale="20"),
+        lambda f: f.update(logit_bias=[]),
+        lambda f: f["pictures"].update(size=[-1, -1]),
+        lambda f: f["pictures"].update(size=[10**6, 10**6]),
+        lambda f: f["pictures"].update(fill="grey"),
+        lambda f: f["texts"].update(context=10**9, full=True),
+        lambda f: f["texts"].update(dropped="x"),
+        lambda f: f["texts"].update(first={"Chinese": 5}),
+        lambda f: f["texts"].update(first=[5]),
     ],
 )
 def test_damaged_facts_are_refused(change: Callable[[Any], object], traced: Path) -> None:
@@ -310,6 +320,46 @@ def rewrite_graphs(folder: Path, change: Callable[[bytes], bytes]) -> None:
         (folder / name).write_bytes(change((folder / name).read_bytes()))
 
 
+def move_weights(location: Callable[[Path], str], **places: int) -> Callable[[Path], None]:
+    """Have graphs look for their weights elsewhere: a copy of them lies above the folder."""
+
+    def change(folder: Path) -> None:
+        shutil.copy(folder / WEIGHTS, folder.parent)
+        moved = {"location": location(folder)} | {name: str(place) for name, place in places.items()}
+
+        def point(model: Any) -> None:
+            for entry in (entry for tensor in model.graph.initializer for entry in tensor.external_data):
+                entry.value = moved.get(entry.key, entry.value)
+
+        edit_graphs(folder, point)
+
+    return change
+
+
+def answer_otherwise(kind: str, **options: Any) -> Callable[[Path], None]:
+    """Have graphs put their answers through one more step, with themselves where it takes two."""
+
+    def change(model: Any) -> None:
+        from onnx import helper
+
+        (output,) = model.graph.output
+        inputs = [output.name] * (1 if kind == "ReduceSum" else 2)
+        model.graph.node.append(helper.make_node(kind, inputs, ["otherwise"], **options))
+        output.name = "otherwise"
+        output.type.tensor_type.ClearField("shape")
+
+    return lambda folder: edit_graphs(folder, change)
+
+
+def edit_graphs(folder: Path, change: Callable[[Any], object]) -> None:
+    import onnx
+
+    for name in GRAPHS:
+        model = onnx.load(folder / name, load_external_data=False)
+        change(model)
+        (folder / name).write_bytes(model.SerializeToString())
+
+
 OTHER_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "other weights": (other_weights, "another model"),
     "shifted weights": (shifted_weights, "another model"),
@@ -330,6 +380,14 @@ OTHER_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: [shutil.copy(STARTER_FOLDER / name, f) for name in GRAPHS],
         "cannot be run",
     ),
+    "weights above the folder": (move_weights(lambda f: f"../{WEIGHTS}"), "cannot be run"),
+    "weights anywhere": (move_weights(lambda f: str(f.parent / WEIGHTS)), "cannot be run"),
+    "weights without end": (move_weights(lambda f: "/dev/zero"), "cannot be run"),
+    "weights behind the file's end": (move_weights(lambda f: WEIGHTS, offset=1 << 62), "cannot be run"),
+    "another length": (lambda f: edit(f / FACTS, lambda facts: facts.update(dim=7)), "cannot be run"),
+    "twice the numbers": (answer_otherwise("Concat", axis=1), "it gave"),
+    "twice the rows": (answer_otherwise("Concat", axis=0), "it gave"),
+    "one number": (answer_otherwise("ReduceSum", keepdims=0), "it gave"),
 }
 
 
@@ -339,6 +397,62 @@ def test_graphs_beside_what_they_were_not_traced_from(
 ) -> None:
     spoil(traced)
     assert reason in refused(traced)
+
+
+def test_graphs_that_answer_zero_are_failures(traced: Path, here: Path, clipcls: Terminal) -> None:
+    words = ("classify", PHOTOS[0], "--labels", "cat,dog", "--model", traced, "--no-cache", "--device", "cpu")
+    text = (traced / "text.onnx").read_bytes()
+    answer_otherwise("Sub")(traced)
+    clipcls(*words, code=4)
+    assert "gives no usable text embeddings" in clipcls.err and clipcls.err.count("\n") == 1
+    (traced / "text.onnx").write_bytes(text)
+    (row,) = clipcls.rows(*words, code=3)
+    assert (row["status"], row["error"], row["label"]) == ("error", "the model gave no usable embedding for it", "")
+
+
+def link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # on another disk
+        shutil.copyfile(source, target)
+
+
+def cut(name: str, left: float) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()  # it is a link to the starter's own
+        (folder / name).write_bytes(content[: int(len(content) * left)])
+
+    return change
+
+
+def swap(folder: Path) -> None:
+    for name, other in ((GRAPHS[0], "x"), (GRAPHS[1], GRAPHS[0]), ("x", GRAPHS[1])):
+        (folder / name).rename(folder / other)
+
+
+STARTERS: dict[str, Callable[[Path], object]] = {
+    "half the weights": cut(WEIGHTS, 0.5),
+    "no weights": cut(WEIGHTS, 0),
+    "all weights but the last": cut(WEIGHTS, 0.999),
+    "half the image tower": cut("image.onnx", 0.5),
+    "half the text tower": cut("text.onnx", 0.5),
+    "half the tokenizer": cut("tokenizer.json", 0.5),
+    "half the facts": cut(FACTS, 0.5),
+    "half the configuration": cut("open_clip_config.json", 0.5),
+    "half the text tower's configuration": cut("config.json", 0.5),
+    "the towers swapped": swap,
+}
+
+
+@pytest.mark.parametrize("spoil", STARTERS.values(), ids=STARTERS)
+def test_a_spoilt_copy_of_the_starter(spoil: Callable[[Path], object], clipcls: Terminal, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(STARTER_FOLDER, tmp_path / "copy", copy_function=link_or_copy))
+    spoil(folder)
+    out = clipcls("classify", PHOTOS[0], "--labels", "cat,dog", "--model", folder, "--no-cache", code=4)
+    assert out.count("\n") <= 1 and "ok" not in out  # there may be the head of a table
+    (line,) = clipcls.err.splitlines()
+    assert line.startswith("error: ") and str(folder) in line
 
 
 def test_the_command_ends_with_one_line_and_code_4(traced: Path) -> None:

@@ -648,6 +648,11 @@ CONFIGS: dict[str, Callable[[Any], object]] = {
     "grey pictures": lambda c: c["preprocess_cfg"].update(mode="L"),
     "no such option of the tokenizer": lambda c: c["model_cfg"]["text_cfg"].update(tokenizer_kwargs={"x": 1}),
     "an impossible tower name": lambda c: c["model_cfg"]["text_cfg"].update(hf_model_name="a/b/c"),
+    "more layers than any": lambda c: c["model_cfg"]["text_cfg"].update(layers=100_000),
+    "a mask that fills the memory": lambda c: c["model_cfg"]["text_cfg"].update(context_length=60_000),
+    "pictures that fill the memory": lambda c: c["model_cfg"]["vision_cfg"].update(image_size=[32, 100_000]),
+    "fewer layers": lambda c: c["model_cfg"]["vision_cfg"].update(layers=1),
+    "a patch of nothing": lambda c: c["model_cfg"]["vision_cfg"].update(patch_size=0),
     "a tower name that is a number": lambda c: c["model_cfg"]["text_cfg"].update(hf_model_name=5),
 }
 
@@ -689,15 +694,26 @@ def test_a_configuration_that_is_none(content: str, reason: str, load: Load, cop
     refused(load, folder, "open_clip_config.json", reason)
 
 
-def test_the_command_ends_with_one_line_and_code_4(copied: Copied) -> None:
+NO_CONFIG: dict[str, bytes] = {"open_clip_config.json": b"{"}
+HUGE_HEADER: dict[str, bytes] = {"open_clip_model.safetensors": struct.pack("<Q", 1 << 60) + b"{}"}
+
+
+@pytest.mark.parametrize(("spoilt", "trace", "notices"), [(NO_CONFIG, "0", 0), (HUGE_HEADER, "1", 1)])
+def test_the_command_ends_with_one_line_and_code_4(
+    spoilt: dict[str, bytes], trace: str, notices: int, copied: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPCLS_TRACE", trace)
     folder = copied("clip")
-    (folder / "open_clip_config.json").write_text("{", encoding="utf-8")
+    for name, content in spoilt.items():
+        (folder / name).write_bytes(content)
     done = subprocess.run(
         [sys.executable, "-m", "clipcls", "classify", str(PHOTOS[0]), "--labels", "cat,dog", "--model", str(folder)],
         cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    *told, line = done.stderr.splitlines()
+    assert line.startswith("error: ") and str(folder) in line
+    assert len(told) == notices and all(each.startswith("preparing ") for each in told)
     assert str(folder) in done.stderr
 
 

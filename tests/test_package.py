@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -22,6 +25,23 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
     (built,) = folder.glob("*.whl")
     return built
+
+
+def test_an_upper_bound_stands_beside_its_reason() -> None:
+    text = (ROOT / "pyproject.toml").read_text("utf-8")
+    project = tomllib.loads(text)["project"]
+    wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    wanted += [*tomllib.loads(text)["build-system"]["requires"], project["requires-python"]]
+    bounded = [each for each in wanted if re.search("<|==|~=|!=", each)]
+    assert any(each.startswith("typer") for each in bounded)
+    for each in bounded:
+        (line,) = [line for line in text.splitlines() if f'"{each}"' in line]
+        assert re.search(r"#\s*\S+ \w+", line.partition(f'"{each}"')[2]), f"{each}: say why no later version will do"
+
+
+def test_the_tests_that_security_md_names_are_there() -> None:
+    named = set(re.findall(r"`(tests/\w+\.py)`", (ROOT / "SECURITY.md").read_text("utf-8")))
+    assert len(named) > 8 and all((ROOT / name).is_file() for name in named)
 
 
 def test_it_holds_what_the_command_needs(wheel: Path) -> None:

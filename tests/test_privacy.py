@@ -12,6 +12,7 @@ import pytest
 from conftest import IMAGES
 from PIL import Image
 
+from clipcls.cli import app
 from clipcls.cli.commands import COMMANDS, full_command
 
 GUARD = """
@@ -82,6 +83,13 @@ def all_commands() -> set[str]:
 
 def test_each_command_is_tried_here() -> None:
     assert set(RUNS) | FETCHING == all_commands()
+    assert not RUNS.keys() & FETCHING
+    assert app.registered_commands == app.registered_groups == [], "a command that COMMANDS does not list"
+
+
+def test_each_run_is_of_its_command() -> None:
+    for name, lines in RUNS.items():
+        assert lines and all(f"{line} ".startswith(f"{name} ") for line in lines)
 
 
 @pytest.fixture(scope="module")

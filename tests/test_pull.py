@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import namedtuple
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,108 @@ def test_a_server_that_is_no_hub(hub: Hub, clipcls: Terminal, monkeypatch: pytes
     big(hub)
     clipcls("models", "pull", "hf-hub:tiny/big", code=4)
     assert "does not answer as a Hugging Face hub does" in clipcls.err
+
+
+def promise(name: str, **headers: str | None) -> Callable[[Hub], None]:
+    """Lie in the headers by which a hub describes a file."""
+    said = {header.replace("_", "-"): text for header, text in headers.items()}
+    return lambda hub: hub.lies.update({("HEAD", name): said})
+
+
+def never_end(name: str, *, status: int = 200, **promised: str | None) -> Callable[[Hub], None]:
+    """Send bytes as long as anybody takes them."""
+
+    def change(hub: Hub) -> None:
+        hub.endless.add(name)
+        hub.wrong[name] = b" " * MEGABYTE
+        hub.statuses[name] = status
+        hub.lies["GET", name] = {"Content-Length": None}
+        promise(name, **promised)(hub)
+
+    return change
+
+
+def unpack(name: str, **promised: str) -> Callable[[Hub], None]:
+    """Send little that is much when it is unpacked, which nobody asked for."""
+
+    def change(hub: Hub) -> None:
+        hub.wrong[name] = gzip.compress(bytes(100 * MEGABYTE))
+        hub.lies["GET", name] = {"Content-Encoding": "gzip"}
+        promise(name, **promised)(hub)
+
+    return change
+
+
+NO_HUB, TOO_LONG = "does not answer as a Hugging Face hub does", "bytes that it can have"
+LIES: dict[str, tuple[Callable[[Hub], None], str]] = {
+    "a file of this machine": (promise(WEIGHTS, Location="file:///etc/passwd"), NO_HUB),
+    "another protocol": (promise(WEIGHTS, Location="ftp://127.0.0.1/weights"), NO_HUB),
+    "a commit above the cache": (promise(CONFIG, X_Repo_Commit="../../../x"), NO_HUB),
+    "a name above the cache": (promise(WEIGHTS, X_Linked_Etag='"../../../x"'), NO_HUB),
+    "no name": (promise(CONFIG, ETag=None), NO_HUB),
+    "more than any disk": (promise(WEIGHTS, X_Linked_Size="9" * 30), "MB more"),
+    "less than nothing": (promise(WEIGHTS, X_Linked_Size="-7"), TOO_LONG),
+    "less than there is": (promise(WEIGHTS, X_Linked_Size="5"), f"the 5 {TOO_LONG}"),
+    "a large configuration": (promise(CONFIG, Content_Length=str(10**9)), "transfer ended"),
+    "endless weights": (never_end(WEIGHTS), f"the 3,000,000 {TOO_LONG}"),
+    "weights of no size": (never_end(WEIGHTS, X_Linked_Size=None), f"the 200,000,000 {TOO_LONG}"),
+    "endless configuration": (never_end(CONFIG, Content_Length="500"), f"the 500 {TOO_LONG}"),
+    "configuration without end": (never_end(CONFIG, Content_Length=str(10**9)), f"the 200,000,000 {TOO_LONG}"),
+    "an endless excuse": (never_end(WEIGHTS, status=403), "refuses it (403)"),
+    "packed weights": (unpack(WEIGHTS), f"the 3,000,000 {TOO_LONG}"),
+    "packed configuration": (unpack(CONFIG, Content_Length="500"), f"the 500 {TOO_LONG}"),
+}
+
+
+@pytest.mark.parametrize(("lie", "words"), LIES.values(), ids=LIES)
+def test_a_hub_that_lies_fills_no_disk_and_writes_nowhere_else(
+    lie: Callable[[Hub], None], words: str, hub: Hub, clipcls: Terminal, tmp_path: Path
+) -> None:
+    content = big(hub)
+    lie(hub)
+    before = set(tmp_path.parent.rglob("*"))
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    (line,) = [line for line in clipcls.err.splitlines() if not line.startswith("getting")]
+    assert line.startswith("error: ") and words in line
+    new = set(tmp_path.parent.rglob("*")) - before
+    assert all(path.is_relative_to(tmp_path / "hub") for path in new), new
+    assert sum(path.stat().st_size for path in new if path.is_file()) <= 2 * sum(map(len, content.values()))
+    hub.forget_lies()
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    check_whole(tmp_path / "hub", content)
+
+
+@pytest.mark.parametrize("config", [b"{", b"[" * 10**6, b"9" * 10**6, b"\xff\xfe", b"[]", b"null", b'{"model_cfg": 1}'])
+def test_a_configuration_that_is_none(config: bytes, hub: Hub, clipcls: Terminal) -> None:
+    hub.push("tiny/big", {CONFIG: config})
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, CONFIG, "is not an open_clip configuration")
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc", "a/../../b", "..", "a/b/c"])
+@pytest.mark.parametrize("key", ["hf_model_name", "hf_tokenizer_name"])
+def test_a_configuration_that_names_other_places(
+    key: str, name: str, hub: Hub, clipcls: Terminal, tmp_path: Path
+) -> None:
+    config = json.loads(json.dumps(CLIP))
+    config["model_cfg"]["text_cfg"][key] = name
+    hub.push("tiny/big", {CONFIG: json.dumps(config).encode()})
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, repr(name), "cannot be the name of a hub repository")
+    assert all("tiny--big" in path for path in in_cache(tmp_path))
+    assert {request.path.rpartition("/")[2] for request in hub.requests} == {CONFIG}
+
+
+@pytest.mark.parametrize("shard", ["../../x.safetensors", "..", "/etc/passwd", "a/b.bin", "a\\b.bin", "C:x.bin", ""])
+def test_an_index_that_names_other_places(shard: str, hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    folder = make_hf_model(tmp_path / "model", "clip")
+    (folder / "model.safetensors").unlink()
+    index = {"metadata": {}, "weight_map": {"logit_scale": shard}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    hub.push("tiny/parts", folder)
+    clipcls("models", "pull", "hf:tiny/parts", code=4)
+    said(clipcls, "model.safetensors.index.json", "it must name files beside it")
+    assert all(name.startswith("models--tiny--parts/") for name in in_cache(tmp_path / "hub"))
 
 
 def test_what_was_begun_of_a_version_left_behind_is_removed(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:

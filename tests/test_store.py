@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Terminal
+from fakes import FakeDoor, picture
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -850,6 +852,24 @@ def test_without_shared_memory_there_is_another_journal(
     assert len(warnings(caplog)) == 2
     assert all("write-ahead" in warning for warning in warnings(caplog))
     assert aside(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs sqlite's unix-dotfile")
+def test_a_home_without_shared_memory_is_told_once_and_costs_no_answer(
+    here: Path, fake: Callable[..., FakeDoor], clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    door = fake()
+    for at in range(300):
+        picture(here / "图片" / f"{at}.png", (at % 256, at // 256, 9))
+    words = ("classify", "图片", "--labels", "red,green", "--quiet")
+    expected = clipcls(*words, "--no-cache")
+    use_dotfile_locks(monkeypatch)
+    encoded = len(door.encoder.image_batches)
+    assert clipcls(*words) == expected
+    (line,) = clipcls.err.splitlines()
+    assert line.startswith("warning: ") and "no write-ahead logging" in line and "slower rollback journal" in line
+    assert clipcls(*words) == expected
+    assert len(door.encoder.image_batches) == 2 * encoded, "the second run found all of them"
 
 
 def test_a_new_file_is_set_up_as_measured(store: Store) -> None:

@@ -43,6 +43,9 @@ _WAITS = (1, 2, 4, 8)
 _PATIENCE = 60
 """Seconds for which a hub may ask to be left alone."""
 _PASSING = (408, 429, 500, 502, 503, 504)
+_SMALL = 200_000_000
+"""Bytes that no file has but weights; configurations and tokenizers have a fifth of it at most."""
+_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _HTTP_ERROR: type[Exception] = errors.HfHubHTTPError.__bases__[0]
 """The base of all errors of the HTTP library that huggingface_hub uses; which one that is has changed."""
@@ -81,6 +84,12 @@ class _Remote:
     @property
     def partial(self) -> Path:
         return self.blob.with_name(self.etag + PARTIAL)
+
+    @property
+    def most(self) -> int:
+        """How many bytes of it are taken, however many the hub sends."""
+        size = _SMALL if self.size is None else self.size
+        return size if self.name.endswith(_WEIGHTS) else min(size, _SMALL)
 
     def complain(self, problem: str) -> ModelError:
         """An error about this file."""
@@ -151,7 +160,8 @@ def _ask(repo: str, name: str, commit: str | None) -> _Remote:
         raise
     current = commit or found.commit_hash
     # Both become names of files.
-    if not current or not _is_commit(current) or not re.fullmatch(r"\w[\w.+=-]*", found.etag or ""):
+    named = current and _is_commit(current) and re.fullmatch(r"\w[\w.+=-]*", found.etag or "")
+    if not current or not named or urlsplit(found.location).scheme not in ("http", "https"):
         raise _no_hub()
     if commit is None:
         note_commit(repo, current)
@@ -241,7 +251,8 @@ def _receive(remote: _Remote, file: BinaryIO, have: int) -> None:
         if response.status_code == 416:  # there is not that much
             file.truncate(0)
             raise CutOffError("it has no more bytes to give, and what has come is not the whole")
-        hf_raise_for_status(response)
+        # Without its body, of which huggingface_hub would read as much as comes.
+        hf_raise_for_status(type(response)(response.status_code, headers=_bare(response), request=response.request))
         if response.status_code != 206:
             have = 0
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
@@ -254,9 +265,20 @@ def _receive(remote: _Remote, file: BinaryIO, have: int) -> None:
             file.write(chunk)
             file.flush()
             have += len(chunk)
+            if have > remote.most:
+                file.truncate(0)
+                raise remote.complain(
+                    f"is longer than the {remote.most:,} bytes that it can have: "
+                    f"try another mirror (--endpoint, HF_ENDPOINT)"
+                )
             tell(remote.repo, remote.name, have, remote.size)
     if remote.size is not None and have < remote.size:
         raise CutOffError(f"the transfer ended after {have} of {remote.size} bytes")
+
+
+def _bare(response: Any) -> dict[str, str]:
+    """The headers of an answer that tell of an error, or how long to wait."""
+    return {name: text for name, text in response.headers.items() if name.startswith("x-") or name == "retry-after"}
 
 
 def _check(remote: _Remote) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcls.encoders import tags
+from clipcls.encoders.limits import check_sizes
 from clipcls.encoders.spec import CONFIG_NAME, ENCODER_VERSION, ModelSpec
 from clipcls.errors import ModelError
 from clipcls.records import EncoderInfo, FileStamp, Precision
@@ -325,7 +326,10 @@ def _describes_text_tower(config: Path) -> bool:
     Models made for transformers as well have a config.json that describes both towers; and one of an unknown type
     might bring code of its own.
     """
-    return _model_type(config) in _text_towers()
+    known = _model_type(config) in _text_towers()
+    if known:
+        check_sizes(config, json.loads(config.read_text(encoding="utf-8")))
+    return known
 
 
 def _model_type(config: Path) -> str | None:
@@ -378,6 +382,7 @@ def _read_config(path: Path) -> tuple[Config, Config, tuple[str, ...]]:
         raise ModelError(f"{path} is not an open_clip configuration: {exc.args[0]} is missing") from exc
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as exc:
         raise ModelError(f"{path} is not an open_clip configuration: {exc}") from exc
+    check_sizes(path, model_cfg)
     return model_cfg, preprocess_cfg, stated_languages(table)
 
 

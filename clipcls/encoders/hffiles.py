@@ -6,11 +6,13 @@ import ast
 import importlib.metadata
 import importlib.util
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from clipcls.encoders.files import TEXT_CONFIG, Config, ModelFiles, tokenizer_folder, traced_folder
+from clipcls.encoders.limits import check_sizes
 from clipcls.encoders.spec import CONFIG_NAME, ModelSpec
 from clipcls.errors import ModelError
 
@@ -23,6 +25,9 @@ _WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 """In the order in which transformers looks for them; an index names the files that the weights were split into."""
+
+_SHARD = re.compile(r"\w[\w.-]*\.(safetensors|bin)")
+"""A name that leads nowhere else, on any system."""
 
 _TABLE = "MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES"
 """What transformers calls its table of zero-shot image classifiers by type of model."""
@@ -50,13 +55,15 @@ def locate_hf(spec: ModelSpec) -> ModelFiles:
         raise ModelError(f"{spec.target} is no model for transformers, it holds no {TEXT_CONFIG}: {advice}")
     model_cfg = _read(config)
     _check_fit(config, model_cfg)
+    check_sizes(config, model_cfg)
     _check_type(spec.target, model_cfg)
     pictures = _picture_files(spec.target, folder, find)
     texts = tokenizer_folder("." if folder else spec.target, own=folder)
     assert texts
     for path in (*pictures, texts / "tokenizer_config.json"):
         if path.is_file():
-            _check_fit(path, _read(path))
+            _check_fit(path, table := _read(path))
+            check_sizes(path, table)
     if (config.parent / "adapter_config.json").exists():
         raise ModelError(f"{config.parent} holds an adapter to a model: merge the two and save the result as a folder")
     weights = find(_WEIGHTS)
@@ -112,7 +119,7 @@ def _parts(index: Path, find: Find) -> tuple[Path, ...]:
     """The files that an index says the weights were split into."""
     try:
         names = sorted(set(_read(index)["weight_map"].values()))
-        if not names or any(Path(name).name != name for name in names):
+        if not names or not all(_SHARD.fullmatch(name) for name in names):
             raise ValueError("it must name files beside it")
     except (LookupError, TypeError, ValueError, AttributeError) as exc:
         raise ModelError(f"{index} is not an index of weights: {exc}; get it anew") from exc

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,8 @@ _PROOF = 77
 _TOLERANCE = 1e-4
 """How far a cosine may be from the one that the whole model computes: rounding, nothing else."""
 
+_LAYER = re.compile(r"\blayers?\.\d+\.")
+"""In the name of a tensor: it belongs to one of a tower's layers."""
 _NO_COSINE = "models of type {} do not score pictures and texts by a cosine: choose another model"
 
 _CONTEXTS = {"chinese_clip": 52, "siglip": 64, "siglip2": 64}
@@ -217,6 +220,9 @@ def _load(files: ModelFiles) -> Any:
     lacks = {n: "lack" for n in report["missing_keys"] if n not in state or state[n].is_floating_point()}
     for name, fault in sorted((lacks | shapes).items()):
         raise _UnfitError(f"its weights {fault} {name}: they are another model's or damaged, get them anew")
+    # Checkpoints come with positions and poolers that nobody needs; but a tower without some of its layers answers too.
+    if surplus := sorted(filter(_LAYER.search, report["unexpected_keys"])):
+        raise _UnfitError(f"its weights hold {surplus[0]}, a layer more than config.json says: get the two anew")
     return model.eval().requires_grad_(False)
 
 

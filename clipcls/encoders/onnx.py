@@ -68,7 +68,9 @@ class OnnxEncoder:
         )
         self.image_size = self._pictures.size
         self.batch_size = max(8, _PICTURES_AT_ONCE * cores())
-        self._image_tower, self._text_tower = (_Graph(traced.folder / name, files, fingerprint) for name in GRAPHS)
+        self._image_tower, self._text_tower = (
+            _Graph(traced.folder / name, files, fingerprint, traced.dim) for name in GRAPHS
+        )
 
     def preprocess(self, image: Image.Image) -> Pixels:
         """The model's own resize and crop: uint8 [height, width, 3]."""
@@ -113,8 +115,8 @@ class OnnxEncoder:
 class _Graph:
     """One tower; it runs only beside the model that it was traced from."""
 
-    def __init__(self, path: Path, files: ModelFiles, fingerprint: str) -> None:
-        self._path, self._files, self._fingerprint = path, files, fingerprint
+    def __init__(self, path: Path, files: ModelFiles, fingerprint: str, dim: int) -> None:
+        self._path, self._files, self._fingerprint, self._dim = path, files, fingerprint, dim
         self._session: onnxruntime.InferenceSession | None = None
         self._pool = ThreadPoolExecutor(1)
 
@@ -140,6 +142,8 @@ class _Graph:
     def _one(self, session: onnxruntime.InferenceSession, inputs: Sequence[Any]) -> Vectors:
         names = [node.name for node in session.get_inputs()]
         (vectors,) = session.run(None, dict(zip(names, inputs, strict=False)))
+        if np.shape(vectors) != (len(inputs[0]), self._dim):
+            raise ValueError(f"it gave {np.shape(vectors)} numbers instead of {(len(inputs[0]), self._dim)}")
         return np.asarray(vectors, np.float32)
 
     def _open(self, threads: int) -> onnxruntime.InferenceSession:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,11 +183,15 @@ def _create(files: ModelFiles) -> Any:
     with warnings.catch_warnings():
         # About the architecture's own activation, which the override above has put right.
         warnings.filterwarnings("ignore", message="QuickGELU mismatch")
-        # It fails where a tower computes with its weights while it is built, or where the checkpoint does not fit.
-        with suppress(RuntimeError), awaiting_weights():
-            model = create(device=None)  # what has no numbers cannot be moved to one
+        try:
+            with awaiting_weights():
+                model = create(device=None)  # what has no numbers cannot be moved to one
             if not lacks_weights(model):
                 return model
+        except RuntimeError as exc:  # a tower computes with its weights while it is built
+            # Where the checkpoint does not fit, it fits no better with numbers in memory, which may be very many.
+            if "loading state_dict" in str(exc) and "exception occurred" not in str(exc):
+                raise
         return create()
 
 

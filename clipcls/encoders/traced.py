@@ -41,6 +41,8 @@ NAMES: dict[Precision, str] = {"fp32": "fp32", "int8": "int8 by ONNX Runtime"}
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "open_clip_torch", "transformers", "tokenizers")
 """A model that could not be traced is tried again when one of them is another."""
 
+_MOST = 10_000
+"""Pixels of a side, tokens of a prompt or numbers of an embedding: more than any model's."""
 _ABANDONED = 3600
 """Seconds after which nobody is at work on a draft any more."""
 
@@ -117,9 +119,37 @@ def read(folder: Path) -> Traced:
             raise OutdatedError(f"{folder} was traced by another version of clipcls")
         pictures, texts = PictureFacts(**facts.pop("pictures")), TextFacts(**facts.pop("texts"))
         languages = tuple(facts.pop("languages"))
-        return Traced(folder, pictures=pictures, texts=texts, languages=languages, **facts)
+        traced = Traced(folder, pictures=pictures, texts=texts, languages=languages, **facts)
+        _check(traced)
+        return traced
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as exc:
         raise ModelError(f"{folder / FACTS} cannot be used: {exc}; delete {FACTS}, and the model runs without") from exc
+
+
+def _check(traced: Traced) -> None:
+    """Make sure of what nobody else looks at before it is computed with.
+
+    Raises:
+        Exception: a number is none, or one that no model has.
+    """
+    pictures, texts = traced.pictures, traced.texts
+    for size, least in (
+        (traced.dim, 1),
+        *((side, 1) for side in pictures.size),
+        (pictures.edge, 0),
+        (texts.context, 1),
+    ):
+        if not isinstance(size, int) or not least <= size <= _MOST:
+            raise ValueError(f"no model has a size of {size!r}")
+    bias = 0.0 if traced.logit_bias is None else traced.logit_bias
+    for number in (traced.logit_scale, bias, pictures.fill, *pictures.mean, *pictures.std):
+        if not isinstance(number, int | float):
+            raise TypeError(f"{number!r} is no number")
+    for token in (texts.padding, 0 if texts.dropped is None else texts.dropped, *texts.first.values()):
+        if not isinstance(token, int):
+            raise TypeError(f"{token!r} is no token")
+    if texts.first and "Latin" not in texts.first:
+        raise LookupError("it names no token for Latin script")
 
 
 class OutdatedError(ModelError):
