@@ -11,6 +11,7 @@ one that crashes that becomes a failure.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import pickle
@@ -229,7 +230,7 @@ def _quiet_data() -> Iterator[None]:
 
     log = logging.getLogger("ray.data")
     handlers = log.handlers
-    context = DataContext.get_current().copy()
+    context = copy.copy(DataContext.get_current())
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1  # a shard may take its time
     log.handlers = [handler for handler in handlers if not isinstance(handler, logging.StreamHandler)]
