@@ -151,6 +151,11 @@ class Loaders:
         for _ in range(workers):
             self._start()
 
+    @property
+    def isolated(self) -> bool:
+        """Whether pictures are decoded in processes, from the start or since one was given up."""
+        return self._isolated
+
     def submit(self, ref: ImageRef) -> Loading:
         """Have an image loaded, after those that were asked for before."""
         loading = Loading(ref)

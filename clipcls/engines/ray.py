@@ -15,8 +15,9 @@ import copy
 import logging
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,11 +30,14 @@ from clipcls.errors import ClipclsError, UsageError
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    import ray
 
 EXTRA = "clipcls[ray]"
 
 _TASKS = 10_000
 """Decode tasks at most, since this process remembers each; with more shards than that a task decodes several."""
+_ATTEMPTS = 10
+"""At one piece of work; machines may come and go, but what ends every process must end the run."""
 _STORE_BYTES, _STORE_BYTES_A_CORE = 1 << 30, 1 << 29
 """Of the object store where Ray is started here."""
 _LEAST_STORE = 100 << 20
@@ -69,12 +73,20 @@ def run(job: Job, pool: Pool, progress: Callable[[Finished], object]) -> None:
     todo = job.plan.todo()
     if not todo:
         return
-    with _cluster(pool.address), _plain_errors(), _quiet_data():
+    with _quiet_library(), _cluster(pool.address), _quiet_data():
         for finished in _finished(job, pool, todo):
             progress(finished)
 
 
 def _finished(job: Job, pool: Pool, todo: list[int]) -> Iterator[Finished]:
+    with _plain_errors():
+        for table in _shards(job, pool, todo).iter_batches(batch_size=None, batch_format="pyarrow"):
+            for packed in table["finished"]:
+                yield pickle.loads(packed.as_py())
+
+
+def _shards(job: Job, pool: Pool, todo: list[int]) -> ray.data.Dataset:
+    """The pipeline; what comes out of it are pickled ``Finished``."""
     import ray
     from ray.data import ActorPoolStrategy
 
@@ -84,7 +96,7 @@ def _finished(job: Job, pool: Pool, todo: list[int]) -> Iterator[Finished]:
     shared = ray.put(job)
     prepared = ray.put(ray.get(ray.remote(_preparation).options(**claims).remote(shared)))
     numbers = ray.put(todo)
-    shards = (
+    return (
         ray.data.range(len(todo), override_num_blocks=min(len(todo), _TASKS))
         .map_batches(partial(_decode, shared, prepared, numbers), batch_size=1, batch_format="numpy")
         .map_batches(
@@ -92,13 +104,10 @@ def _finished(job: Job, pool: Pool, todo: list[int]) -> Iterator[Finished]:
             fn_constructor_args=[shared],
             batch_size=1,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=actors),
+            compute=ActorPoolStrategy(size=min(actors, len(todo))),
             **claims,
         )
     )
-    for table in shards.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for packed in table["finished"]:
-            yield pickle.loads(packed.as_py())
 
 
 def _sizes(pool: Pool, resources: dict[str, float], machines: int) -> tuple[int, float]:
@@ -123,9 +132,26 @@ def _decode(job: Any, prepared: Any, todo: Any, batch: dict[str, np.ndarray]) ->
     import ray
 
     # A second attempt means that the first one's process is gone, perhaps by a picture.
-    isolated = ray.get_runtime_context().worker.core_worker.get_current_task_attempt_number() > 0
+    isolated = _attempt() > 0
     for at in batch["id"]:
         yield _packed(decoded(ray.get(job), ray.get(prepared), ray.get(todo)[at], isolated=isolated))
+
+
+def _attempt() -> int:
+    """How many processes have ended over this piece of work; Ray would go on for ever.
+
+    Raises:
+        ClipclsError: too many.
+    """
+    import ray
+
+    attempt: int = ray.get_runtime_context().worker.core_worker.get_current_task_attempt_number()
+    if attempt >= _ATTEMPTS:
+        raise ClipclsError(
+            f"{attempt} workers in turn ended over one shard, perhaps for want of memory: "
+            "give them more, or plan anew with a smaller --shard-size"
+        )
+    return attempt
 
 
 class _Encoder:
@@ -140,6 +166,7 @@ class _Encoder:
     def __call__(self, block: pa.Table) -> pa.Table:
         import pyarrow as pa
 
+        _attempt()
         finished = [pickle.dumps(self._encoding(_unpacked(block, row))) for row in range(len(block))]
         return pa.table({"finished": pa.array(finished, pa.binary())})
 
@@ -178,15 +205,13 @@ def _cluster(address: str | None) -> Iterator[None]:
     """A connection to the cluster, or a Ray of this machine's own that ends with it; one that is there is used."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray starts: it reports to nobody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of its next release
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else its library writes to stderr
     try:
         import ray
         import ray.data
     except ImportError as exc:
         raise UsageError(f'--engine ray needs an optional package: pip install "{EXTRA}"') from exc
     if ray.is_initialized():
-        with _quiet_workers():
-            yield
+        yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
@@ -199,8 +224,7 @@ def _cluster(address: str | None) -> Iterator[None]:
         where = f"no Ray cluster answers at {address}" if address else "Ray does not start here"
         raise UsageError(f"{where}: {one_line(exc)}; start one with: ray start --head") from exc
     try:
-        with _quiet_workers():
-            yield
+        yield
     finally:
         ray.shutdown()
 
@@ -212,22 +236,31 @@ def _store_bytes() -> int:
 
 
 @contextmanager
-def _quiet_workers() -> Iterator[None]:
-    """Keep from stdout what the cluster tells this process of workers that died: Ray has no setting for it."""
-    from ray._private import worker
-
-    before, worker._worker_logs_enabled = worker._worker_logs_enabled, False
-    try:
-        yield
-    finally:
-        worker._worker_logs_enabled = before
+def _quiet_library() -> Iterator[None]:
+    """Keep from the terminal what is not Python's: Ray's library writes to descriptor 2 whatever it is told."""
+    written = sys.stderr
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere, os.fdopen(kept, "w", 1, written.encoding, "backslashreplace") as here:
+        with suppress(AttributeError, OSError):  # something else stands for it, which needs no descriptor
+            if written.fileno() == 2:
+                written.flush()
+                sys.stderr = here
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            here.flush()
+            os.dup2(kept, 2)
+            sys.stderr = written
 
 
 @contextmanager
 def _quiet_data() -> Iterator[None]:
-    """Ray Data without bars and log lines on stderr; its log file has them."""
+    """Ray Data without bars and log lines, which its log file has; and no word on stdout of workers that died."""
+    from ray._private import worker
     from ray.data import DataContext
 
+    shown, worker._worker_logs_enabled = worker._worker_logs_enabled, False  # Ray has no setting for it
     log = logging.getLogger("ray.data")
     handlers = log.handlers
     context = copy.copy(DataContext.get_current())
@@ -239,6 +272,7 @@ def _quiet_data() -> Iterator[None]:
             yield
     finally:
         log.handlers = handlers
+        worker._worker_logs_enabled = shown
 
 
 @contextmanager

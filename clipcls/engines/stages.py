@@ -8,11 +8,12 @@ from __future__ import annotations
 import pickle
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from clipcls.encoders import load_encoder
@@ -25,14 +26,17 @@ from clipcls.store.absent import NoStore
 from clipcls.tower import Tower
 
 if TYPE_CHECKING:
-    from clipcls.answer import Answer
-    from clipcls.heads import Head
-    from clipcls.shards import Done, Parts, Plan, Shard
+    from clipcls.records import Record
+    from clipcls.shards import Done, Parts, Plan, Result, Shard
 
 _REMOTE_AT_ONCE = 8
 """Threads that read what lies elsewhere: they mostly wait."""
 _BATCHES_AHEAD = 2
 """In the tower's hands: one computes, one waits."""
+
+
+_stuck = Event()
+"""Set where a picture was given up that this process's thread may still be at: no other thread is to share its fate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +76,8 @@ class Job:
     parts: Parts
     model: Model
     limits: Limits
-    head: Head | None = None
-    """Detached; None for embeddings."""
-    answer: Answer | None = None
+    scored: Callable[[Sequence[Embedded | Failure]], Iterable[Record]] | None = None
+    """Turns embeddings into records, by a head that is detached; None writes the embeddings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ def decoded(job: Job, preparation: Preparation, number: int, *, isolated: bool) 
     began = time.perf_counter()
     shard = job.plan.shard(number)
     threads = _REMOTE_AT_ONCE if any(ref.stat is None for ref in shard.refs) else 1
+    isolated = isolated or _stuck.is_set()
     loaders = Loaders(Prepared(preparation), NoStore(), "", threads, job.limits, isolated=isolated)
     inputs: list[bytes | None] = []
     errors: list[str | None] = []
@@ -125,6 +129,8 @@ def decoded(job: Job, preparation: Preparation, number: int, *, isolated: bool) 
             errors.append(loaded.error)
     finally:
         loaders.close()
+        if loaders.isolated:
+            _stuck.set()
     return Decoded(shard, inputs, errors, time.perf_counter() - began)
 
 
@@ -146,12 +152,12 @@ class Encoding:
         began = time.perf_counter()
         embedded = list(self._embedded(shard))
         encoded = time.perf_counter()
-        head, answer = self._job.head, self._job.answer
-        results = list(head.records(embedded, answer)) if head and answer else embedded
-        scored = time.perf_counter()
+        scored = self._job.scored
+        results: Sequence[Result] = list(scored(embedded)) if scored else embedded
+        ranked = time.perf_counter()
         done = self._job.parts.write(shard.shard, results)
         written = time.perf_counter()
-        return Finished(done, shard.seconds, encoded - began, scored - encoded, written - scored)
+        return Finished(done, shard.seconds, encoded - began, ranked - encoded, written - ranked)
 
     def _embedded(self, shard: Decoded) -> Iterator[Embedded | Failure]:
         vectors = self._vectors(data for data in shard.inputs if data is not None)
