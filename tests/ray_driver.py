@@ -1,4 +1,7 @@
-"""Does what is missing of a plan on a Ray cluster, for tests that kill it: ``python tests/ray_driver.py ADDRESS OUT``."""
+"""Does what is missing of a plan on a Ray cluster, for tests that kill it.
+
+python tests/ray_driver.py ADDRESS OUT
+"""
 
 from __future__ import annotations
 

@@ -20,13 +20,16 @@ import numpy as np
 import pytest
 from conftest import IMAGES
 from fakes import FakeDoor, picture
+from PIL import Image
 from ray_workers import CRASH, STUCK, Parts, Plan, logged
 
 from clipcls.classifier import Classifier
+from clipcls.encoders import load_encoder
+from clipcls.encoders.base import Encoder
 from clipcls.engines import ray as engine
 from clipcls.engines.ray import Pool, run
 from clipcls.engines.stages import Finished, Job, Model
-from clipcls.errors import ClipclsError, ModelError, UsageError
+from clipcls.errors import ModelError, UsageError
 from clipcls.loading import Limits
 from clipcls.pipeline import Embedded
 from clipcls.records import Failure, ImageRef, Prediction
@@ -269,5 +272,37 @@ def test_how_many_encoders_there_are() -> None:
     assert sizes(Pool(gpus_per_actor=0.5), {"CPU": 8.0, "GPU": 4.0}, 2) == (8, 0.5)
     assert sizes(Pool(actors=3, gpus_per_actor=0), {"CPU": 8.0, "GPU": 4.0}, 2) == (3, 0.0)
     for pool in (Pool(gpus_per_actor=1.0), Pool(gpus_per_actor=0.5, actors=1)):
-        with pytest.raises(UsageError, match="than the|cluster has 0"):
+        with pytest.raises(UsageError, match=r"the Ray cluster"):
             sizes(pool, {"CPU": 8.0}, 2)
+
+
+def check_travels(encoder: Encoder, most: int) -> None:
+    """What prepares pictures, from another process, gives the same and has no weights with it."""
+    packed = pickle.dumps(encoder.preparation())
+    assert len(packed) < most
+    there = pickle.loads(packed)
+    assert there.image_size == encoder.image_size
+    image = Image.open(IMAGES / "chelsea.jpg").convert("RGB")
+    one, other = (each.preprocess(image) for each in (encoder, there))
+    if not isinstance(one, dict):
+        one, other = {"pixels": one}, {"pixels": other}
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", ["clip", "photo", "siglip"])
+def test_what_prepares_pictures_for_open_clip_travels_without_weights(tmp_path: Path, name: str) -> None:
+    from tiny import MODELS, make_model
+
+    check_travels(load_encoder(f"local-dir:{make_model(tmp_path / name, MODELS[name])}", device="cpu")[0], 2000)
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "siglip2"])
+def test_what_prepares_pictures_for_transformers_travels_without_weights(tmp_path: Path, family: str) -> None:
+    from tiny import make_hf_model
+
+    check_travels(load_encoder(f"hf:{make_hf_model(tmp_path / family, family)}", device="cpu")[0], 5000)
+
+
+def test_what_prepares_pictures_for_onnx_travels_without_weights() -> None:
+    check_travels(load_encoder("starter", device="cpu")[0], 2000)

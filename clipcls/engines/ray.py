@@ -239,13 +239,14 @@ def _store_bytes() -> int:
 def _quiet_library() -> Iterator[None]:
     """Keep from the terminal what is not Python's: Ray's library writes to descriptor 2 whatever it is told."""
     written = sys.stderr
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere, os.fdopen(kept, "w", 1, written.encoding, "backslashreplace") as here:
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    with os.fdopen(kept, "w", 1, written.encoding, "backslashreplace") as here:
         with suppress(AttributeError, OSError):  # something else stands for it, which needs no descriptor
             if written.fileno() == 2:
                 written.flush()
                 sys.stderr = here
-        os.dup2(nowhere.fileno(), 2)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
         try:
             yield
         finally:
