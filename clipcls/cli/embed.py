@@ -143,9 +143,10 @@ def embed(
 
 
 def _check_choices(layout: str, dtype: str) -> None:
-    for name, asked, known in (("--layout", layout, _LAYOUTS), ("--dtype", dtype, _DTYPES)):
-        if asked not in known:
-            raise UsageError(f"unknown {name} {asked!r}: use {' or '.join(known)}")
+    if layout not in _LAYOUTS:
+        raise UsageError(f"unknown --layout {layout!r}: use {' or '.join(_LAYOUTS)}")
+    if dtype not in _DTYPES:
+        raise UsageError(f"unknown --dtype {dtype!r}: use {' or '.join(_DTYPES)}")
 
 
 def _run_info(
