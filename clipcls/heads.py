@@ -62,6 +62,11 @@ class Head(ABC):
         """Of the model."""
         return self._embedder.info
 
+    @property
+    def digest(self) -> str:
+        """What, besides the model, decides the scores, as a SHA-256."""
+        return self.file_digest
+
     def detached(self) -> Self:
         """A copy without the model, which scores in other processes."""
         alone = copy.copy(self)

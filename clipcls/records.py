@@ -57,6 +57,26 @@ class ImageRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """Some images that follow each other in a run's input."""
+
+    number: int
+    """From 0."""
+    refs: tuple[ImageRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What is told of a shard whose results are written."""
+
+    number: int
+    images: int
+    failed: int
+    uncertain: int = 0
+    cached: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """One label's score for one image."""
 

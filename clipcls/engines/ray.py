@@ -93,7 +93,7 @@ def _shards(job: Job, pool: Pool, todo: list[int]) -> ray.data.Dataset:
     actors, gpus = _sizes(pool, ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes()))
     # No processors are claimed, so that there is no cluster on which encoders leave none to decode with.
     claims: dict[str, Any] = {"num_cpus": 0, "num_gpus": gpus}
-    shared = ray.put(job)
+    shared = ray.put((job, os.getcwd()))
     prepared = ray.put(ray.get(ray.remote(_preparation).options(**claims).remote(shared)))
     numbers = ray.put(todo)
     return (
@@ -122,19 +122,28 @@ def _sizes(pool: Pool, resources: dict[str, float], machines: int) -> tuple[int,
     return max(1, actors), gpus
 
 
-def _preparation(job: Job) -> Preparation:
+def _preparation(shared: tuple[Job, str]) -> Preparation:
     """What the model wants done to pictures; here a model that cannot be loaded is found out first."""
     _use_cores()
-    return job.model.load().preparation()
+    return _joined(shared).model.load().preparation()
 
 
-def _decode(job: Any, prepared: Any, todo: Any, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
+def _joined(shared: tuple[Job, str]) -> Job:
+    """The job, in the folder that it was asked for in, since its paths may be relative."""
+    job, folder = shared
+    with suppress(OSError):  # not all machines need have it
+        os.chdir(folder)
+    return job
+
+
+def _decode(shared: Any, prepared: Any, todo: Any, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
     import ray
 
     # A second attempt means that the first one's process is gone, perhaps by a picture.
     isolated = _attempt() > 0
+    job = _joined(ray.get(shared))
     for at in batch["id"]:
-        yield _packed(decoded(ray.get(job), ray.get(prepared), ray.get(todo)[at], isolated=isolated))
+        yield _packed(decoded(job, ray.get(prepared), ray.get(todo)[at], isolated=isolated))
 
 
 def _attempt() -> int:
@@ -157,11 +166,11 @@ def _attempt() -> int:
 class _Encoder:
     """The actor."""
 
-    def __init__(self, job: Any) -> None:
+    def __init__(self, shared: Any) -> None:
         import ray
 
         _use_cores()
-        self._encoding = Encoding(ray.get(job))
+        self._encoding = Encoding(_joined(ray.get(shared)))
 
     def __call__(self, block: pa.Table) -> pa.Table:
         import pyarrow as pa

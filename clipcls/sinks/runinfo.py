@@ -14,12 +14,13 @@ from clipcls.errors import OutputError
 from clipcls.records import Activation, Synonyms
 from clipcls.sinks.cells import printable
 from clipcls.sinks.durable import write_whole
-from clipcls.sinks.rows import Format, Layout
+from clipcls.sinks.rows import Format, Layout, PartFormat
 
 _SHOWN = 5
 _DECISIVE = (
     *("logit_scale", "logit_bias", "activation", "format", "top_k", "all_scores", "excel", "synonyms", "background"),
     *("temperature", "head", "threshold", "margin", "unknown_label", "multi_label", "groups", "base"),
+    *("vectors", "shard_size"),
 )
 """Fields that say what a row holds, besides those that are compared item by item."""
 
@@ -63,7 +64,11 @@ class RunInfo:
     activation: Activation
     labels: tuple[LabelInfo, ...]
     prompts: tuple[LabelPrompts, ...]
-    format: Format
+    format: Format | PartFormat
+    vectors: str = ""
+    """The type of the embeddings' numbers, where a run writes embeddings and not answers."""
+    shard_size: int = 0
+    """Images a shard; 0 for a run that is not cut into shards."""
     top_k: int = 1
     all_scores: bool = False
     excel: bool = False
