@@ -169,8 +169,10 @@ def test_a_worker_that_has_another_model_ends_the_run_in_one_line(here: Path, fa
     fake(fingerprint="oc1-other")
     coloured(2)
     clipcls("embed", "imgs", "-o", "out", "--engine", "ray", code=ModelError.exit_code)
-    *_, said, where = clipcls.err.splitlines()
-    assert said.startswith("the model starter is another on a worker (oc1-fake) than here (oc1-other)") or where
+    words = (
+        "the model starter is another on a worker (oc1-fake) than here (oc1-other): give all machines the same files"
+    )
+    assert words in clipcls.err.splitlines()
 
 
 def check_whole(count: int, kills: int) -> None:

@@ -20,11 +20,10 @@ TEMPLATE = "a photo of a {}."
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
     """Plan, run, and tell."""
-    from clipcls.sinks.parts import ParquetRecords
-
     from clipcls import pipeline
     from clipcls.classifier import Classifier
     from clipcls.shards import Plan
+    from clipcls.sinks.parts import ParquetRecords
     from clipcls.sources import file_ref
 
     if RATE in os.environ:

@@ -183,11 +183,10 @@ def _encoding(bench: Bench) -> Iterator[Row]:
 
 
 def _scoring(bench: Bench) -> Iterator[Row]:
-    from clipcls.sinks.parts import ParquetRecords, ParquetVectors
-
     from clipcls.classifier import Classifier
     from clipcls.pipeline import Embedded
     from clipcls.records import Shard
+    from clipcls.sinks.parts import ParquetRecords, ParquetVectors
     from clipcls.sources import file_ref
 
     vectors = np.random.default_rng(0).normal(size=(SHARD, DIM)).astype(np.float32)
