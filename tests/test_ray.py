@@ -139,7 +139,10 @@ def approximately(row: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("connected")
-def test_a_csv_file_is_that_of_a_local_run(here: Path, fake: Fake, clipcls: Terminal) -> None:
+def test_a_csv_file_is_that_of_a_local_run(
+    here: Path, fake: Fake, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_WAVE", 2)  # as if there were millions of images
     fake()
     hostile()
     words = ("classify", "imgs", "--labels", "red,green,blue", "--shard-size", SHARD)
@@ -169,10 +172,8 @@ def test_a_worker_that_has_another_model_ends_the_run_in_one_line(here: Path, fa
     fake(fingerprint="oc1-other")
     coloured(2)
     clipcls("embed", "imgs", "-o", "out", "--engine", "ray", code=ModelError.exit_code)
-    words = (
-        "the model starter is another on a worker (oc1-fake) than here (oc1-other): give all machines the same files"
-    )
-    assert words in clipcls.err.splitlines()
+    said = "the model starter is another on a worker (oc1-fake) than here (oc1-other): give all machines the same files"
+    assert f"error: {said}" in clipcls.err.splitlines()
 
 
 def check_whole(count: int, kills: int) -> None:
