@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import shutil
 import struct
@@ -29,7 +30,10 @@ from clipcls.sinks.output import check_not_a_list, check_output, check_place, ch
 from clipcls.sinks.parts import LARGEST_NUMBER, Parts, joined, own_files, plan_folder, written_parts
 from clipcls.sinks.runinfo import RunInfo, read_run, run_path, timestamp, write_run
 
-__all__ = ["SHARD_SIZE", "Done", "Parts", "Plan", "Shard", "check_parts", "opened", "run_locally"]
+__all__ = ["SHARD_SIZE", "Done", "Parts", "Plan", "Result", "Shard", "check_parts", "opened", "run_locally"]
+
+Result = Embedded | Record
+"""What a shard's part is written from, one for each of its images."""
 
 SHARD_SIZE = 1000
 """Images a shard, where nothing else is asked for."""
@@ -259,7 +263,7 @@ def run_locally(
     embedder: Embedder,
     scored: Callable[[Sequence[Embedded | Failure]], Iterable[Record]] | None,
     parts: Parts,
-    progress: Callable[[Iterable[Embedded | Record]], Iterable[Embedded | Record]],
+    progress: Callable[[Iterable[Result]], Iterable[Result]],
 ) -> None:
     """Do the shards that are missing, as one stream of images, and write each when it is whole.
 
@@ -283,8 +287,8 @@ def run_locally(
             yield from begun[-1].refs
 
     blocks = embedder.images(refs())
-    results: Iterator[Embedded | Record] = itertools.chain.from_iterable(map(scored, blocks) if scored else blocks)
-    whole: list[Embedded | Record] = []
+    results: Iterator[Result] = itertools.chain.from_iterable(map(scored, blocks) if scored else blocks)
+    whole: list[Result] = []
     for result in progress(results):
         whole.append(result)
         if len(whole) == len(begun[0].refs):
@@ -329,6 +333,8 @@ def _is_complete(output: Path, run: RunInfo) -> bool:
         raise OutputError(f"nothing tells which run {printable(str(output))} is from; --overwrite starts over")
     check_same(output, earlier, run)
     check_not_a_list(output, run)
+    if _is_folder(run) and len(written_parts(output, run.format)) != math.ceil(earlier.images / run.shard_size):
+        raise OutputError(f"{printable(str(output))} was complete and lacks parts now; --overwrite starts over")
     return True
 
 

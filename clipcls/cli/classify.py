@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args
 
 import typer
 
-from clipcls.cli.answers import at_least_one, left_out, sampling
+from clipcls.cli.answers import left_out, sampling
 from clipcls.cli.common import STARTER_NOTICE, given_labels, open_classifier, quiet_pipe, say, versions
 from clipcls.cli.options import (
     Actors,
@@ -214,7 +214,7 @@ def classify(
     selection |= {name: value for name, value in extras.items() if value}
     if cut and (pooling or sidecars or show):
         raise UsageError("--video, --write-xmp and --show do not go with a folder of results or with --engine ray")
-    images = images_of(found, paths, target, resume=resume) if cut and target else at_least_one(found, paths)
+    images = images_of(found, paths, resume=resume and cut)
     tally = Tally()
     with open_classifier(settings, cache) as classifier, quiet_pipe():
         with download_bar():

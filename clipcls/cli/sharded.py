@@ -89,15 +89,17 @@ def is_folder(output: str | None) -> bool:
     return output is not None and output.endswith(("/", os.sep))
 
 
-def images_of(found: ImageSource, paths: list[str], output: Path, *, resume: bool) -> Iterable[ImageRef]:
-    """The images, once it is known that there are any; those of a plan that goes on are not looked for again.
+def images_of(found: ImageSource, paths: list[str], *, resume: bool) -> Iterator[ImageRef]:
+    """The images, once it is known that there are any; for a run that goes on, which has a plan, only if it must be.
 
     Raises:
         InputError: there are none.
     """
-    from clipcls.shards import Plan
+    return _later(found, paths) if resume else at_least_one(found, paths)
 
-    return () if resume and Plan.open(output) else at_least_one(found, paths)
+
+def _later(found: ImageSource, paths: list[str]) -> Iterator[ImageRef]:
+    yield from at_least_one(found, paths)
 
 
 def do(
