@@ -234,8 +234,13 @@ def _cluster(address: str | None) -> Iterator[None]:
         else:
             ray.init("local", include_dashboard=False, num_cpus=cores(), object_store_memory=_store_bytes(), **options)
     except (ConnectionError, ValueError, RuntimeError) as exc:
-        where = f"no Ray cluster answers at {address}" if address else "Ray does not start here"
-        raise UsageError(f"{where}: {one_line(exc)}; start one with: ray start --head") from exc
+        if address:
+            raise UsageError(
+                f"no Ray cluster answers at {address}: {one_line(exc)}; start one with: ray start --head"
+            ) from exc
+        raise UsageError(
+            f"Ray does not start here: {one_line(exc)}; its log is in ray/session_latest/logs of the temporary folder"
+        ) from exc
     try:
         yield
     finally:
