@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import pickle
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fakes import FakeDoor, FakeEncoder
-
-from clipcls.records import Failure
-from clipcls.shards import Done, Shard
 
 BATCH = 4
 """Images that the fake model takes at once."""
@@ -71,37 +66,3 @@ def log(name: str, line: str) -> None:
 def logged(name: str) -> list[list[int]]:
     file = folder() / name
     return [[int(word) for word in line.split()] for line in file.read_text().splitlines()] if file.exists() else []
-
-
-@dataclass(frozen=True)
-class Plan:
-    folder: Path
-
-    @classmethod
-    def make(cls, folder: Path, refs: Any, size: int) -> Plan:
-        refs = list(refs)
-        folder.mkdir(parents=True)
-        for number, start in enumerate(range(0, len(refs), size)):
-            shard = Shard(number, tuple(refs[start : start + size]))
-            (folder / f"{number}.plan").write_bytes(pickle.dumps(shard))
-        return cls(folder)
-
-    def __len__(self) -> int:
-        return len(list(self.folder.glob("*.plan")))
-
-    def shard(self, number: int) -> Shard:
-        return pickle.loads((self.folder / f"{number}.plan").read_bytes())
-
-    def todo(self) -> list[int]:
-        return [number for number in range(len(self)) if not (self.folder / f"{number}.part").exists()]
-
-
-@dataclass(frozen=True)
-class Parts:
-    folder: Path
-
-    def write(self, shard: Shard, results: Sequence[Any]) -> Done:
-        draft = self.folder / f"{shard.number}.draft{os.getpid()}"
-        draft.write_bytes(pickle.dumps(results))
-        os.replace(draft, self.folder / f"{shard.number}.part")
-        return Done(shard.number, len(results), sum(isinstance(result, Failure) for result in results))

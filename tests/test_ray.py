@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,32 +13,26 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import IMAGES
+from conftest import IMAGES, Terminal
 from fakes import FakeDoor, picture
 from PIL import Image
-from ray_workers import CRASH, STUCK, Parts, Plan, logged
+from ray_workers import CRASH, STUCK, logged
 
-from clipcls.classifier import Classifier
 from clipcls.encoders import load_encoder
 from clipcls.encoders.base import Encoder
 from clipcls.engines import ray as engine
-from clipcls.engines.ray import Pool, run
-from clipcls.engines.stages import Finished, Job, Model
+from clipcls.engines.ray import Pool
 from clipcls.errors import ModelError, UsageError
-from clipcls.loading import Limits
-from clipcls.pipeline import Embedded
-from clipcls.records import Failure, ImageRef, Prediction
-from clipcls.sources import ImageSource
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # of its own settings
 
 HERE = Path(__file__).parent
+Fake = Callable[..., FakeDoor]
 SHARD = 8
 """Images of a shard: two batches."""
 
@@ -83,186 +78,188 @@ def fast(folder: Path) -> None:
     (folder / "seconds").write_text("0")
 
 
-def coloured(home: Path, count: int) -> list[str]:
+def coloured(count: int, home: str = "imgs") -> list[Path]:
     """Pictures that are all different."""
-    return [str(picture(home / f"{at:03}.png", (at % 256, 255 - at % 256, at // 256))) for at in range(count)]
+    return [picture(Path(home) / f"{at:03}.png", (at % 256, 255 - at % 256, at // 256)) for at in range(count)]
 
 
-def planned(out: Path, refs: Any) -> Path:
-    Plan.make(out, refs, SHARD)
-    return out
+def rows(output: str) -> list[dict[str, Any]]:
+    """What all parts hold, in the order of their names; no part is left of a run that was cut off."""
+    import pyarrow.parquet as pq
+
+    assert not Path(f"{output}.plan").exists()
+    return [row for part in sorted(Path(output).glob("*.parquet")) for row in pq.read_table(part).to_pylist()]
 
 
-def job(out: Path, **more: Any) -> Job:
-    """What is to be done with a plan, by the fake model."""
-    model = Model("starter", "cpu", "fp32", more.pop("fingerprint", "oc1-fake"))
-    return Job(Plan(out), Parts(out), model, more.pop("limits", Limits()), **more)
-
-
-def rows(out: Path) -> list[Any]:
-    """What all parts hold, in the plan's order."""
-    plan = Plan(out)
-    assert not plan.todo()
-    return [row for at in range(len(plan)) for row in pickle.loads((out / f"{at}.part").read_bytes())]
-
-
-def unreachable() -> BinaryIO:
-    raise OSError(None, "404 Not Found")
-
-
-def hostile(home: Path) -> list[ImageRef]:
-    """The pictures of the tests, good and broken ones, one that is missing, one twice, one that cannot be fetched."""
-    refs = list(ImageSource([str(IMAGES)]))
-    missing, twice = ImageSource([*coloured(home, 1)]), ImageSource([*coloured(home, 1)])
-    gone = [ImageRef(ref.id, ref.base, None, unreachable) for ref in missing]
-    return [*refs, *gone, *twice, *(ref for ref in twice)]
-
-
-def check_equal(found: list[Any], expected: list[Any]) -> None:
-    assert [row.path for row in found] == [row.path for row in expected]
-    for one, other in zip(found, expected, strict=True):
-        assert type(one) is type(other)
-        if isinstance(one, Failure):
-            assert one.error == other.error
-        elif isinstance(one, Prediction):
-            assert [score.label for score in one.ranked] == [score.label for score in other.ranked]
-            assert one.labels == other.labels
-            for mine, theirs in zip(one.ranked, other.ranked, strict=True):
-                assert abs(mine.probability - theirs.probability) < 1e-6
-                assert abs(mine.cosine - theirs.cosine) < 1e-6
-        else:
-            assert np.abs(one.vector - other.vector).max() < 1e-6
+def hostile() -> None:
+    """The pictures of the tests, good and broken ones, one twice, and one that is not there."""
+    shutil.copytree(IMAGES, "imgs/tests")
+    coloured(SHARD)
+    shutil.copy("imgs/000.png", "imgs/twice.png")
+    Path("imgs/gone.png").symlink_to("nowhere.png")
 
 
 @pytest.mark.usefixtures("connected")
-@pytest.mark.parametrize("kind", ["embed", "competing", "multi-label"])
-def test_both_engines_give_equal_rows(here: Path, fake: Callable[..., FakeDoor], kind: str) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("embed", "imgs"),
+        ("classify", "imgs", "--labels", "red,green,blue", "--top-k", "2", "--threshold", "0.4"),
+        ("classify", "imgs", "--labels", "red,green,blue", "--multi-label", "--groups", "--labels-file", "labels.toml"),
+    ],
+    ids=["vectors", "competing", "multi-label"],
+)
+def test_both_engines_give_equal_rows(here: Path, fake: Fake, clipcls: Terminal, words: tuple[str, ...]) -> None:
     fake()
-    refs = hostile(here / "own")
-    with Classifier.load(cache=False) as classifier:
-        options: dict[str, Any] = {}
-        expected: list[Any] = list(classifier.embedded(refs))
-        if kind != "embed":
-            head = classifier.zero_shot(["red", "green", "blue"], multi_label=kind == "multi-label")
-            expected = list(head.classify(refs, top_k=2, threshold=0.4))
-            options = {"scored": partial(head.detached().records, answer=head.answer(top_k=2, threshold=0.4))}
-        finished: list[Finished] = []
-        run(job(planned(here / "out", refs), **options), Pool(), finished.append)
-    assert any(isinstance(row, Failure) for row in expected) and not all(isinstance(row, Failure) for row in expected)
-    check_equal(rows(here / "out"), expected)
-    assert sorted(each.done.number for each in finished) == list(range(len(finished)))
-    assert sum(each.done.images for each in finished) == len(refs)
-    assert sum(each.done.failed for each in finished) == sum(isinstance(row, Failure) for row in expected)
+    hostile()
+    Path("labels.toml").write_text('labels = [{ name = "orange", group = "warm" }]')
+    for name in ("local", "ray"):
+        clipcls(*words, "-o", f"{name}/", "--engine", name, "--shard-size", SHARD, code=3)
+    local, ray = rows("local"), rows("ray")
+    assert len(list(Path("ray").glob("*.parquet"))) > 2
+    assert {row["status"] for row in local} == {"ok", "error"}
+    assert [row["path"] for row in ray] == [row["path"] for row in local]
+    for one, other in zip(ray, local, strict=True):
+        assert flat(one) == approximately(flat(other))
+
+
+def flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without lists."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        for at, each in enumerate(value if isinstance(value, list) else [value]):
+            inner = each if isinstance(each, dict) else {"": each}
+            found |= {f"{name} {at} {key}": item for key, item in inner.items()}
+    return found
+
+
+def approximately(row: dict[str, Any]) -> dict[str, Any]:
+    """Its numbers may differ by rounding."""
+    return {name: pytest.approx(value, abs=1e-6) if isinstance(value, float) else value for name, value in row.items()}
 
 
 @pytest.mark.usefixtures("connected")
-def test_a_picture_that_ends_its_worker_costs_no_other(here: Path) -> None:
-    good = coloured(here, 2 * SHARD)
-    bad = here / "bad.png"
-    bad.write_bytes(CRASH)
-    run(job(planned(here / "out", ImageSource([*good[:3], str(bad), *good[3:]]))), Pool(), lambda finished: None)
-    found = rows(here / "out")
+def test_a_csv_file_is_that_of_a_local_run(
+    here: Path, fake: Fake, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_WAVE", 2)  # as if there were millions of images
+    fake()
+    hostile()
+    words = ("classify", "imgs", "--labels", "red,green,blue", "--shard-size", SHARD)
+    clipcls("classify", "imgs", "--labels", "red,green,blue", "-o", "local.csv", code=3)
+    clipcls(*words, "-o", "ray.csv", "--engine", "ray", code=3)
+    assert Path("ray.csv").read_bytes() == Path("local.csv").read_bytes()
+
+
+@pytest.mark.usefixtures("connected")
+def test_pictures_that_end_or_stop_their_worker_cost_no_other(here: Path, fake: Fake, clipcls: Terminal) -> None:
+    fake()
+    coloured(2 * SHARD)
+    Path("imgs/003-crash.png").write_bytes(CRASH)
+    Path("imgs/012-stuck.png").write_bytes(STUCK)
+    clipcls("embed", "imgs", "-o", "out", "--engine", "ray", "--shard-size", SHARD, "--time-limit", 1, code=3)
+    assert {row["path"]: row["error"] for row in rows("out") if row["error"]} == {
+        "imgs/003-crash.png": "not an image, or too damaged to be recognised as one",
+        "imgs/012-stuck.png": "not decoded within 1 s (allow more: --time-limit, or time_limit in the settings)",
+    }
+    assert len(rows("out")) == 2 * SHARD + 2
     assert len(logged("crashed")) == 1
-    assert [row.path for row in found if isinstance(row, Failure)] == [str(bad)]
-    assert len(found) == 2 * SHARD + 1
     assert sum(count for _, count in logged("encoded")) == 2 * SHARD
 
 
 @pytest.mark.usefixtures("connected")
-def test_a_picture_that_takes_too_long_is_given_up(here: Path) -> None:
-    good, bad = coloured(here, 2), here / "bad.png"
-    bad.write_bytes(STUCK)
-    run(
-        job(planned(here / "out", ImageSource([*good, str(bad)])), limits=Limits(seconds=1.0)),
-        Pool(),
-        lambda finished: None,
-    )
-    assert [getattr(row, "error", None) for row in rows(here / "out")] == [
-        None,
-        None,
-        "not decoded within 1 s (allow more: --time-limit, or time_limit in the settings)",
-    ]
+def test_a_worker_that_has_another_model_ends_the_run_in_one_line(here: Path, fake: Fake, clipcls: Terminal) -> None:
+    fake(fingerprint="oc1-other")
+    coloured(2)
+    clipcls("embed", "imgs", "-o", "out", "--engine", "ray", code=ModelError.exit_code)
+    said = "the model starter is another on a worker (oc1-fake) than here (oc1-other): give all machines the same files"
+    assert f"error: {said}" in clipcls.err.splitlines()
 
 
-@pytest.mark.usefixtures("connected")
-def test_a_worker_that_has_another_model_ends_the_run_in_one_line(here: Path) -> None:
-    planned(here / "out", ImageSource(coloured(here, 2)))
-    with pytest.raises(ModelError, match=r"^the model starter is another on a worker \(oc1-fake\) than here \(other\)"):
-        run(job(here / "out", fingerprint="other"), Pool(), lambda finished: None)
-
-
-def check_whole(out: Path, count: int, kills: int) -> None:
+def check_whole(count: int, kills: int) -> None:
     """Every input one row, none doubled, and no more encoded again than a shard for each kill."""
-    assert Counter(Path(row.path).name for row in rows(out)) == Counter(f"{at:03}.png" for at in range(count))
-    assert all(isinstance(row, Embedded) for row in rows(out))
+    assert Counter(row["path"] for row in rows("out")) == Counter(f"imgs/{at:03}.png" for at in range(count))
+    assert all(row["status"] == "ok" for row in rows("out"))
     assert count <= sum(images for _, images in logged("encoded")) <= count + kills * SHARD
 
 
-def check_worker_kills(folder: Path, here: Path, kills: int, count: int, seed: int) -> None:
+def check_worker_kills(folder: Path, clipcls: Terminal, kills: int, count: int, seed: int) -> None:
     """The encoder is killed again and again while it works."""
-    chance = random.Random(seed)
+    dice, killed = random.Random(seed), set[int]()
+    coloured(count)
     (folder / "seconds").write_text("0.05")
-    killed: set[int] = set()
 
     def kill() -> None:
         while len(killed) < kills:
-            alive = {process for process, _ in logged("encoded")} - killed
-            if alive:
-                time.sleep(chance.random() * 0.2)
-                os.kill(alive.pop(), signal.SIGKILL)
-                killed.update(process for process, _ in logged("encoded"))
+            if alive := {process for process, _ in logged("encoded")} - killed:
+                time.sleep(dice.uniform(0, 0.2))
+                os.kill(*alive, signal.SIGKILL)
+                killed.update(alive)
             time.sleep(0.01)
 
     killer = threading.Thread(target=kill)
     killer.start()
-    run(job(planned(here / "out", ImageSource(coloured(here, count)))), Pool(actors=1), lambda finished: None)
+    clipcls("embed", "imgs", "-o", "out", "--engine", "ray", "--actors", 1, "--shard-size", SHARD, "--quiet")
     killer.join()
+    assert clipcls.out == clipcls.err == ""
     assert len({process for process, _ in logged("encoded")}) == kills + 1
-    check_whole(here / "out", count, kills)
+    check_whole(count, kills)
 
 
-@pytest.mark.usefixtures("connected")
-def test_killed_workers_lose_and_double_nothing(folder: Path, here: Path) -> None:
-    check_worker_kills(folder, here, 2, 12 * SHARD, 1)
+@pytest.mark.usefixtures("connected", "here")
+def test_killed_workers_lose_and_double_nothing(folder: Path, fake: Fake, clipcls: Terminal) -> None:
+    fake()
+    check_worker_kills(folder, clipcls, 2, 12 * SHARD, 1)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("connected")
-def test_ten_killed_workers_lose_and_double_nothing(folder: Path, here: Path) -> None:
-    check_worker_kills(folder, here, 10, 40 * SHARD, 2)
+@pytest.mark.usefixtures("connected", "here")
+def test_ten_killed_workers_lose_and_double_nothing(folder: Path, fake: Fake, clipcls: Terminal) -> None:
+    fake()
+    check_worker_kills(folder, clipcls, 10, 60 * SHARD, 2)
 
 
-def check_driver_kills(cluster: str, folder: Path, here: Path, kills: int, count: int, seed: int) -> None:
-    chance = random.Random(seed)
+def check_driver_kills(cluster: str, folder: Path, kills: int, count: int, seed: int) -> None:
+    """The command is killed while it works; the last one goes on to the end."""
+    dice = random.Random(seed)
+    coloured(count)
     (folder / "seconds").write_text("0.1")
-    out = planned(here / "out", ImageSource(coloured(here, count)))
-    command = [sys.executable, HERE / "ray_driver.py", cluster, out]
+    words = ["embed", "imgs", "-o", "out", "--shard-size", str(SHARD), "--resume", "--quiet"]
+    words += ["--engine", "ray", "--address", cluster, "--actors", "1"]
+    command = [sys.executable, str(HERE / "cli_with_fake.py"), "0", *words]
     for _ in range(kills):
-        before = len(logged("encoded"))
+        enough = len(logged("encoded")) + dice.randint(1, 5)
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as driver:
-            while len(logged("encoded")) < before + 1 + chance.randrange(5) and driver.poll() is None:
+            while len(logged("encoded")) < enough and driver.poll() is None:
                 time.sleep(0.01)
-            time.sleep(chance.random() * 0.1)
+            time.sleep(dice.uniform(0, 0.1))
             driver.kill()
-            assert driver.communicate()[0] == b""
-    subprocess.run(command, check=True, timeout=120)
-    check_whole(out, count, kills)
+            said, _ = driver.communicate()
+        assert (driver.returncode, said) == (-signal.SIGKILL, b"")
+    done = subprocess.run(command, capture_output=True, timeout=200, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    check_whole(count, kills)
 
 
-def test_killed_drivers_lose_and_double_nothing(cluster: str, folder: Path, here: Path) -> None:
-    check_driver_kills(cluster, folder, here, 1, 5 * SHARD, 3)
+@pytest.mark.usefixtures("here")
+def test_killed_drivers_lose_and_double_nothing(cluster: str, folder: Path) -> None:
+    check_driver_kills(cluster, folder, 1, 5 * SHARD, 3)
 
 
 @pytest.mark.slow
-def test_ten_killed_drivers_lose_and_double_nothing(cluster: str, folder: Path, here: Path) -> None:
-    check_driver_kills(cluster, folder, here, 10, 40 * SHARD, 4)
+@pytest.mark.usefixtures("here")
+def test_ten_killed_drivers_lose_and_double_nothing(cluster: str, folder: Path) -> None:
+    check_driver_kills(cluster, folder, 10, 40 * SHARD, 4)
 
 
-def test_without_the_extra_one_line_says_what_to_install(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_one_line_says_what_to_install(
+    here: Path, fake: Fake, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake()
     monkeypatch.setitem(sys.modules, "ray", None)
-    planned(here / "out", ImageSource(coloured(here, 1)))
-    with pytest.raises(UsageError, match=r'^--engine ray needs an optional package: pip install "clipcls\[ray\]"$'):
-        run(job(here / "out"), Pool(), lambda finished: None)
+    coloured(1)
+    clipcls("embed", "imgs", "-o", "out", "--engine", "ray", "--quiet", code=UsageError.exit_code)
+    assert '--engine ray needs an optional package: pip install "clipcls[ray]"' in clipcls.err
 
 
 def test_how_many_encoders_there_are() -> None:

@@ -158,7 +158,7 @@ def _by_ray(
     model = Model(
         settings.model,
         settings.device,
-        settings.precision,
+        classifier.info.precision,  # what auto means here, whatever it would mean there
         classifier.info.fingerprint,
         settings.batch_size or None,
         settings.traced_folder,

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 EXTRA = "clipcls[ray]"
 
-_TASKS = 10_000
-"""Decode tasks at most, since this process remembers each; with more shards than that a task decodes several."""
+_WAVE = 10_000
+"""Shards of one data set. Ray Data remembers something of each, in this process, until the data set is through."""
 _ATTEMPTS = 10
 """At one piece of work; machines may come and go, but what ends every process must end the run."""
 _STORE_BYTES, _STORE_BYTES_A_CORE = 1 << 30, 1 << 29
@@ -79,32 +79,36 @@ def run(job: Job, pool: Pool, progress: Callable[[Finished], object]) -> None:
 
 
 def _finished(job: Job, pool: Pool, todo: list[int]) -> Iterator[Finished]:
+    import ray
+
     with _plain_errors():
-        for table in _shards(job, pool, todo).iter_batches(batch_size=None, batch_format="pyarrow"):
-            for packed in table["finished"]:
-                yield pickle.loads(packed.as_py())
+        actors, gpus = _sizes(pool, ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes()))
+        # No processors are claimed, so that there is no cluster on which encoders leave none to decode with.
+        claims: dict[str, Any] = {"num_cpus": 0, "num_gpus": gpus}
+        shared = ray.put((job, os.getcwd()))
+        prepared = ray.remote(_preparation).options(**claims).remote(shared)
+        ray.get(prepared)  # raises what keeps the model from being loaded
+        for start in range(0, len(todo), _WAVE):
+            shards = _wave(shared, prepared, todo[start : start + _WAVE], actors, claims)
+            for table in shards.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for packed in table["finished"]:
+                    yield pickle.loads(packed.as_py())
 
 
-def _shards(job: Job, pool: Pool, todo: list[int]) -> ray.data.Dataset:
-    """The pipeline; what comes out of it are pickled ``Finished``."""
+def _wave(shared: Any, prepared: Any, numbers: list[int], actors: int, claims: dict[str, Any]) -> ray.data.Dataset:
+    """The pipeline for some shards; what comes out of it are pickled ``Finished``."""
     import ray
     from ray.data import ActorPoolStrategy
 
-    actors, gpus = _sizes(pool, ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes()))
-    # No processors are claimed, so that there is no cluster on which encoders leave none to decode with.
-    claims: dict[str, Any] = {"num_cpus": 0, "num_gpus": gpus}
-    shared = ray.put(job)
-    prepared = ray.put(ray.get(ray.remote(_preparation).options(**claims).remote(shared)))
-    numbers = ray.put(todo)
     return (
-        ray.data.range(len(todo), override_num_blocks=min(len(todo), _TASKS))
-        .map_batches(partial(_decode, shared, prepared, numbers), batch_size=1, batch_format="numpy")
+        ray.data.range(len(numbers), override_num_blocks=len(numbers))
+        .map_batches(partial(_decode, shared, prepared, ray.put(numbers)), batch_size=1, batch_format="numpy")
         .map_batches(
             _Encoder,
             fn_constructor_args=[shared],
             batch_size=1,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=min(actors, len(todo))),
+            compute=ActorPoolStrategy(size=min(actors, len(numbers))),
             **claims,
         )
     )
@@ -122,19 +126,28 @@ def _sizes(pool: Pool, resources: dict[str, float], machines: int) -> tuple[int,
     return max(1, actors), gpus
 
 
-def _preparation(job: Job) -> Preparation:
+def _preparation(shared: tuple[Job, str]) -> Preparation:
     """What the model wants done to pictures; here a model that cannot be loaded is found out first."""
     _use_cores()
-    return job.model.load().preparation()
+    return _joined(shared).model.load().preparation()
 
 
-def _decode(job: Any, prepared: Any, todo: Any, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
+def _joined(shared: tuple[Job, str]) -> Job:
+    """The job, in the folder that it was asked for in, since its paths may be relative."""
+    job, folder = shared
+    with suppress(OSError):  # not all machines need have it
+        os.chdir(folder)
+    return job
+
+
+def _decode(shared: Any, prepared: Any, todo: Any, batch: dict[str, np.ndarray]) -> Iterator[pa.Table]:
     import ray
 
     # A second attempt means that the first one's process is gone, perhaps by a picture.
     isolated = _attempt() > 0
+    job = _joined(ray.get(shared))
     for at in batch["id"]:
-        yield _packed(decoded(ray.get(job), ray.get(prepared), ray.get(todo)[at], isolated=isolated))
+        yield _packed(decoded(job, ray.get(prepared), ray.get(todo)[at], isolated=isolated))
 
 
 def _attempt() -> int:
@@ -157,11 +170,11 @@ def _attempt() -> int:
 class _Encoder:
     """The actor."""
 
-    def __init__(self, job: Any) -> None:
+    def __init__(self, shared: Any) -> None:
         import ray
 
         _use_cores()
-        self._encoding = Encoding(ray.get(job))
+        self._encoding = Encoding(_joined(ray.get(shared)))
 
     def __call__(self, block: pa.Table) -> pa.Table:
         import pyarrow as pa
@@ -219,10 +232,15 @@ def _cluster(address: str | None) -> Iterator[None]:
         if address:
             ray.init(address, **options)
         else:
-            ray.init(include_dashboard=False, num_cpus=cores(), object_store_memory=_store_bytes(), **options)
+            ray.init("local", include_dashboard=False, num_cpus=cores(), object_store_memory=_store_bytes(), **options)
     except (ConnectionError, ValueError, RuntimeError) as exc:
-        where = f"no Ray cluster answers at {address}" if address else "Ray does not start here"
-        raise UsageError(f"{where}: {one_line(exc)}; start one with: ray start --head") from exc
+        if address:
+            raise UsageError(
+                f"no Ray cluster answers at {address}: {one_line(exc)}; start one with: ray start --head"
+            ) from exc
+        raise UsageError(
+            f"Ray does not start here: {one_line(exc)}; its log is in ray/session_latest/logs of the temporary folder"
+        ) from exc
     try:
         yield
     finally:

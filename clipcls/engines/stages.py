@@ -26,8 +26,8 @@ from clipcls.store.absent import NoStore
 from clipcls.tower import Tower
 
 if TYPE_CHECKING:
-    from clipcls.records import Record
-    from clipcls.shards import Done, Parts, Plan, Result, Shard
+    from clipcls.records import Done, Record, Shard
+    from clipcls.shards import Parts, Plan
 
 _REMOTE_AT_ONCE = 8
 """Threads that read what lies elsewhere: they mostly wait."""
@@ -129,7 +129,7 @@ def decoded(job: Job, preparation: Preparation, number: int, *, isolated: bool) 
             errors.append(loaded.error)
     finally:
         loaders.close()
-        if loaders.isolated:
+        if loaders.isolated and not isolated:
             _stuck.set()
     return Decoded(shard, inputs, errors, time.perf_counter() - began)
 
@@ -153,7 +153,7 @@ class Encoding:
         embedded = list(self._embedded(shard))
         encoded = time.perf_counter()
         scored = self._job.scored
-        results: Sequence[Result] = list(scored(embedded)) if scored else embedded
+        results: Sequence[Embedded | Record] = list(scored(embedded)) if scored else embedded
         ranked = time.perf_counter()
         done = self._job.parts.write(shard.shard, results)
         written = time.perf_counter()
