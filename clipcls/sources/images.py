@@ -13,7 +13,6 @@ from typing import BinaryIO
 
 from clipcls.errors import ClipclsError, InputError, UsageError
 from clipcls.records import ImageRef
-from clipcls.sources import tables, tars
 from clipcls.sources.listing import RemoteFolders, is_remote_folder, is_remote_pattern
 from clipcls.sources.lists import braced, listed
 from clipcls.sources.local import Folders, check, is_pattern
@@ -112,6 +111,8 @@ class ImageSource:
         if suffix in TAR_SUFFIXES or (suffix in TABLE_SUFFIXES and (self._selection.narrow or is_address(path))):
             return None
         if suffix in TABLE_SUFFIXES:
+            from clipcls.sources import tables
+
             return tables.count(path, self._base)
         return videos.count(file_ref(path, self._base)) if videos and is_video(path) else 1
 
@@ -140,7 +141,7 @@ class ImageSource:
         except OSError as exc:
             reason = str(exc.strerror or exc)
             if faults and not self._begun:
-                raise InputError(f"{name}: {reason}") from exc
+                raise InputError(f"{name}: cannot be read: {reason}") from exc
             yield refused(name, self._base, reason)
 
     def _sources(self) -> Iterator[tuple[str, Iterator[Found]]]:
@@ -182,8 +183,12 @@ class ImageSource:
         """The images in a file: one, unless it is a video, a table or an archive."""
         path, suffix = file.path, suffix_of(file.path)
         if suffix in TAR_SUFFIXES:
+            from clipcls.sources import tars
+
             yield from self._guarded(path, tars.images(path, self._base, self._selection), faults=False)
         elif suffix in TABLE_SUFFIXES:
+            from clipcls.sources import tables
+
             yield from self._guarded(path, tables.images(path, self._base, self._column, self._selection), faults=False)
         elif not (videos and is_video(path)):
             yield file_ref(path, self._base, file.extra, file.size)
@@ -204,6 +209,8 @@ def _check(path: str) -> None:
     if _is_list(path):
         path = path[1:]
     if suffix_of(path) in TABLE_SUFFIXES:
+        from clipcls.sources import tables
+
         tables.check_package()
     if not is_address(path):
         check(path)

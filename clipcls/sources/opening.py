@@ -6,6 +6,8 @@ import errno
 import io
 import os
 import stat
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, BinaryIO
@@ -14,6 +16,8 @@ from clipcls.records import FileStamp, ImageRef
 from clipcls.sources import remote
 
 _NOTHING: Mapping[str, Any] = {}
+_ROOM = 64 << 20
+"""Bytes of members of archives far away that have come by and may be opened next."""
 
 
 def file_ref(path: str, base: str, extra: Mapping[str, Any] = _NOTHING, size: int | None = None) -> ImageRef:
@@ -67,14 +71,47 @@ def open_file(full: str) -> BinaryIO:
     return remote.open_stream(full) if remote.is_address(full) else _open_regular(full)
 
 
+class _Passed:
+    """Parts of objects that came by while these were read from their start; who opens one soon need not ask again."""
+
+    def __init__(self) -> None:
+        self._parts: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def keep(self, full: str, start: int, data: bytes) -> None:
+        """Hold a part until it is taken, or there is no room for it any more."""
+        with self._lock:
+            self._drop((full, start))
+            self._parts[full, start] = data
+            self._size += len(data)
+            while self._size > _ROOM:
+                self._drop(next(iter(self._parts)))
+
+    def take(self, full: str, start: int) -> bytes | None:
+        """A part, which is then let go."""
+        with self._lock:
+            return self._drop((full, start))
+
+    def _drop(self, key: tuple[str, int]) -> bytes | None:
+        data = self._parts.pop(key, None)
+        self._size -= len(data or b"")
+        return data
+
+
+passed = _Passed()
+
+
 def open_part(full: str, start: int, size: int) -> BinaryIO:
     """Some bytes of a file or object.
 
     Raises:
         OSError: they cannot be read, or are not all there.
     """
-    if remote.is_address(full):
-        data = remote.part(full, start, size)
+    if not size:
+        data = b""
+    elif remote.is_address(full):
+        data = passed.take(full, start) or remote.part(full, start, size)
     else:
         with _open_regular(full) as file:
             file.seek(start)

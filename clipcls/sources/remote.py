@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import random
 import re
 import string
 import time
@@ -97,6 +96,8 @@ def tried(address: str, work: Callable[[], T]) -> T:
     Raises:
         OSError: it failed; the text says why in one line.
     """
+    from random import uniform
+
     own = address.partition("://")[0].rpartition("::")[2].lower() in _PATIENT
     for pause in (*(() if own else _PAUSES), None):
         try:
@@ -104,7 +105,7 @@ def tried(address: str, work: Callable[[], T]) -> T:
         except Exception as exc:  # every package has its own
             if pause is None or not _may_pass(exc):
                 raise told(exc) from exc
-        time.sleep(pause * random.uniform(0.7, 1.3))
+        time.sleep(pause * uniform(0.7, 1.3))
     raise AssertionError("the last try returns or raises")
 
 
@@ -133,6 +134,7 @@ def _part(address: str, start: int, size: int) -> bytes:
 
 def _response(address: str, start: int = 0, end: int | None = None) -> Any:
     """A web server's answer, from a byte on; one that knows no ranges sends what is before, too, which is read."""
+    from urllib.error import HTTPError
     from urllib.parse import quote
     from urllib.request import Request, urlopen
 
@@ -142,7 +144,11 @@ def _response(address: str, start: int = 0, end: int | None = None) -> Any:
     if start or end is not None:
         headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
     request = Request(quote(address, safe=string.punctuation), headers=headers)
-    response = urlopen(request, timeout=_TIMEOUT)
+    try:
+        response = urlopen(request, timeout=_TIMEOUT)
+    except HTTPError as exc:
+        exc.close()
+        raise
     if start and response.status != 206:
         while start and (skipped := response.read(min(start, _BLOCK))):
             start -= len(skipped)
@@ -251,6 +257,8 @@ def told(exc: Exception) -> OSError:
         return TimeoutError("no answer in time")
     if status:
         return OSError(f"the server answers with an error{http}")
+    if _BROKEN.search(type(exc).__name__) and not isinstance(exc, OSError):
+        return ConnectionError("the server cannot be reached, or breaks off")
     return OSError(_line(exc))
 
 

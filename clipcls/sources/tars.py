@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from clipcls.records import FileStamp, ImageRef
-from clipcls.sources.opening import open_file, open_part, refused, stamp_of
+from clipcls.sources.opening import open_file, open_part, passed, refused, stamp_of
 from clipcls.sources.remote import is_address
 from clipcls.sources.selection import Selection
 
@@ -22,6 +22,8 @@ _TOLD = {"txt": "caption", "json": "json", "cls": "cls"}
 """What members beside an image are carried through, by their ending, and under which name."""
 _LONGEST = 1 << 20
 """Bytes of such a member."""
+_KEPT = 8 << 20
+"""Bytes of an image at most that is kept as it comes by."""
 _BLOCK = 1 << 20
 
 
@@ -52,14 +54,14 @@ def _samples(full: str, selection: Selection) -> Iterator[tuple[list[TarInfo], d
     """Images that follow each other under one key, and what is told of them; where none are, nothing."""
     try:
         with closing(open_file(full)) as file, _opened(file, streamed=is_address(full)) as archive:
-            yield from _grouped(archive, selection)
+            yield from _grouped(archive, selection, full)
     except OSError:
         raise
     except Exception as exc:  # of damaged headers tarfile raises what comes
         raise OSError(f"damaged or cut short, or no tar archive ({' '.join(str(exc).split())})") from exc
 
 
-def _grouped(archive: TarFile, selection: Selection) -> Iterator[tuple[list[TarInfo], dict[str, Any]]]:
+def _grouped(archive: TarFile, selection: Selection, full: str) -> Iterator[tuple[list[TarInfo], dict[str, Any]]]:
     key = ""
     found: list[TarInfo] = []
     told: dict[str, Any] = {}
@@ -78,6 +80,8 @@ def _grouped(archive: TarFile, selection: Selection) -> Iterator[tuple[list[TarI
                 told[_TOLD[kind]] = _text(archive, member)
             elif not selection.excluded(name) and selection.takes(name):
                 found.append(member)
+                if is_address(full) and member.size <= _KEPT and (data := _content(archive, member)):
+                    passed.keep(full, member.offset_data, data)
     except Exception:
         if found:
             yield found, told  # what came before the damage
@@ -104,10 +108,15 @@ def _opened(file: Any, *, streamed: bool) -> TarFile:
 
 
 def _text(archive: TarFile, member: TarInfo) -> str | None:
-    if member.size > _LONGEST or not member.isreg():
-        return None
-    file = archive.extractfile(member)
-    return file.read().decode("utf-8", "replace").strip() if file else None
+    data = _content(archive, member) if member.size <= _LONGEST else None
+    return None if data is None else data.decode("utf-8", "replace").strip()
+
+
+def _content(archive: TarFile, member: TarInfo) -> bytes | None:
+    """A member's bytes; None if they are not in one piece, or not all there."""
+    file = archive.extractfile(member) if member.isreg() and not member.issparse() else None
+    data = file.read() if file else b""
+    return data if len(data) == member.size else None
 
 
 def _name(member: TarInfo) -> str:
