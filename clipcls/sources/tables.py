@@ -37,8 +37,8 @@ _ROWS = 1024
 """Rows of paths and other columns that are read at once."""
 _CELLS = 32
 """Rows of images that are read at once."""
-_HELD = 4
-"""How many times as many are held, for threads that do not ask in turn."""
+_HELD = 32 << 20
+"""Bytes of images that are held, for threads that do not ask in turn."""
 _GROUPS = 4
 """Row groups from which images are being read."""
 
@@ -341,8 +341,9 @@ class _Cells:
 
     def _begin(self) -> None:
         self._batches: Iterator[Any] | None = None
-        self._held: deque[tuple[int, Any]] = deque(maxlen=_HELD)
+        self._held: deque[tuple[int, Any]] = deque()
         """Each with its first row."""
+        self._size = 0
         self._next = 0
 
     def _advance(self) -> None:
@@ -355,8 +356,12 @@ class _Cells:
             raise
         if batch is None:
             raise OSError("the table has changed; run this again")
-        self._held.append((self._next, batch.column(self._column)))
+        cells = batch.column(self._column)
+        self._held.append((self._next, cells))
         self._next += batch.num_rows
+        self._size += cells.nbytes
+        while self._size > _HELD and len(self._held) > 1:
+            self._size -= self._held.popleft()[1].nbytes
 
 
 @lru_cache(maxsize=_GROUPS)
