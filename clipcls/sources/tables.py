@@ -377,4 +377,6 @@ def _told() -> Iterator[None]:
     except ClipclsError:
         raise
     except Exception as exc:
+        if type(exc).__module__.startswith("pyarrow"):
+            raise OSError(f"damaged or cut short, or no table ({told(exc)})") from exc
         raise told(exc) from exc
