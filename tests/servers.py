@@ -23,7 +23,7 @@ class Web:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[int | str]] = {}
-        """HTTP statuses, or ``cut`` to break off in the middle, or ``reset`` to say nothing."""
+        """HTTP statuses, or ``cut`` to break off in the middle, ``drip`` to be slow, ``reset`` to say nothing."""
         self.ranges = True
         self.asked: Counter[str] = Counter()
         self.agents: set[str] = set()
@@ -73,7 +73,13 @@ class Web:
             request.send_header("Content-Range", f"bytes {asked[1]}-{int(asked[1]) + len(data) - 1}/*")
         request.send_header("Content-Type", "text/html" if path.endswith("/") else "application/octet-stream")
         request.end_headers()
-        if body:
+        if not body:
+            return
+        if fault == "drip":
+            for byte in data:
+                request.wfile.write(bytes([byte]))
+                time.sleep(0.02)
+        else:
             request.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
 
 

@@ -136,7 +136,7 @@ def test_what_may_pass_is_tried_again(web: Web, faults: list[int | str]) -> None
         ([403], "access denied (HTTP 403); check your credentials"),
         ([451], "the server answers with an error (HTTP 451)"),
         ([503] * 3, "the server answers with an error (HTTP 503)"),
-        (["cut"] * 3, "the server broke off after 50 of 100 bytes"),
+        (["cut"] * 3, "the server broke off 50 bytes before the end"),
     ],
 )
 def test_what_does_not_pass_is_told_in_a_line(web: Web, faults: list[int | str], reason: str) -> None:
@@ -152,6 +152,25 @@ def test_a_server_that_is_not_there_or_says_nothing(web: Web, monkeypatch: pytes
     with __import__("socket").create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         assert error(file_ref(f"http://127.0.0.1:{port}/a.jpg", "/")) == "no answer in time"
+
+
+def test_a_server_that_is_too_slow(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_PATIENCE", 0.1)
+    web.files["/a.jpg"] = b"x" * 100
+    web.faults["/a.jpg"] = ["drip"]
+    assert error(file_ref(f"{web.url}/a.jpg", "/")) == "it comes too slowly"
+    assert web.asked["/a.jpg"] == 1
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_member_of_a_shard_is_asked_for_again_where_the_server_broke_off(web: Web, ranges: bool) -> None:
+    web.ranges = ranges
+    web.files["/s.tar"] = tar({"a.jpg": b"a" * 5000, "b.jpg": b"b" * 5000})
+    _, b = pickle.loads(pickle.dumps(list(ImageSource([f"{web.url}/s.tar"]))))
+    assert data(b) == b"b" * 5000  # which came by
+    web.faults["/s.tar"] = ["cut", 503]
+    assert data(b) == b"b" * 5000
+    assert web.asked["/s.tar"] == 4
 
 
 def test_an_endless_file_is_not_fetched(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,6 +339,9 @@ def test_shards_and_tables_in_a_bucket(s3: Any, tmp_path: Path) -> None:
     s3.upload_file(str(tmp_path / "t.parquet"), "pictures", "p/t.parquet")
     refs = list(ImageSource(["s3://pictures/p"]))
     assert [data(refs[n]) for n in (0, 99, 31, 31, 2)] == [b"x0", b"x99", b"x31", b"x31", b"x2"]
+    pyarrow.parquet.write_table(pyarrow.table({"jpg": [b"changed"]}), tmp_path / "t.parquet")
+    s3.upload_file(str(tmp_path / "t.parquet"), "pictures", "p/t.parquet")
+    assert [data(ref) for ref in ImageSource(["s3://pictures/p"])] == [b"changed"]
     assert refs[99].id == "s3://pictures/p/t.parquet#99" and refs[99].extra == {"n": 99}
 
 

@@ -77,6 +77,7 @@ class _Walk:
     def __init__(self, root: str, selection: Selection, pattern: Sequence[str] = ()) -> None:
         self._root, self._selection, self._pattern = root, selection, pattern
         self._fs, path = filesystem(root)
+        self._fs.invalidate_cache()  # what it knows of an earlier pass
         self._path = path.rstrip("/") + "/" if path.rstrip("/") else path
         self._by_page = root.startswith(_S3) and hasattr(self._fs, "call_s3")
         self._notes = Notes()

@@ -6,7 +6,6 @@ What may pass, such as a server that is busy or a connection that breaks, is tri
 
 from __future__ import annotations
 
-import importlib
 import io
 import re
 import string
@@ -33,6 +32,8 @@ _TIMEOUT = 30.0
 """Seconds without a byte from a web server."""
 _LARGEST = 1 << 30
 """Bytes of an object that is fetched as a whole."""
+_PATIENCE = 300.0
+"""Seconds for all the bytes of a picture from a web server."""
 _BLOCK = 1 << 20
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP's answers that may be others soon."""
@@ -58,8 +59,9 @@ def filesystem(address: str) -> tuple[Any, str]:
     """
     scheme = address.partition("://")[0]
     try:
-        core = importlib.import_module("fsspec.core")
-        fs, path = core.url_to_fs(address)
+        from fsspec.core import url_to_fs
+
+        fs, path = url_to_fs(address)
     except ImportError as exc:
         raise UsageError(f'{scheme}:// needs an optional package: pip install "{REMOTE_EXTRA}" ({exc})') from exc
     except ValueError as exc:
@@ -112,14 +114,11 @@ def tried(address: str, work: Callable[[], T]) -> T:
 def _whole(address: str, size: int | None) -> bytes:
     if is_web(address):
         with closing(_response(address)) as response:
-            return _all_of(response)
+            return _content(response)
     fs, path = filesystem(address)
     if size is None:
         size = fs.size(path)
-    if size is None:
-        with fs.open(path, "rb") as file:
-            return _at_most(file)
-    if size > _LARGEST:
+    if size is not None and size > _LARGEST:
         raise OSError(_too_large(size))
     return cast(bytes, fs.cat_file(path))
 
@@ -129,7 +128,7 @@ def _part(address: str, start: int, size: int) -> bytes:
         fs, path = filesystem(address)
         return cast(bytes, fs.cat_file(path, start=start, end=start + size))
     with closing(_response(address, start, start + size)) as response:
-        return cast(bytes, response.read(size))
+        return _content(response, size)
 
 
 def _response(address: str, start: int = 0, end: int | None = None) -> Any:
@@ -155,22 +154,27 @@ def _response(address: str, start: int = 0, end: int | None = None) -> Any:
     return response
 
 
-def _all_of(response: Any) -> bytes:
-    promised = response.headers.get("Content-Length")
-    data = _at_most(response)
-    if promised is not None and len(data) < int(promised):
-        raise ConnectionError(f"the server broke off after {len(data)} of {promised} bytes")
-    return data
-
-
-def _at_most(file: Any) -> bytes:
-    blocks, size = [], 0
-    while block := file.read(_BLOCK):
+def _content(response: Any, most: int | None = None) -> bytes:
+    """What a server sends, or its first bytes; all of it within some minutes, however slowly they come."""
+    blocks, size, until = [], 0, time.monotonic() + _PATIENCE
+    while most is None or size < most:
+        if not (block := response.read1(_BLOCK if most is None else most - size)):
+            break
         blocks.append(block)
         size += len(block)
         if size > _LARGEST:
             raise OSError(_too_large(size))
+        if time.monotonic() > until:
+            raise OSError("it comes too slowly")
+    if size != most:
+        _not_broken(response)
     return b"".join(blocks)
+
+
+def _not_broken(response: Any) -> None:
+    """Raise where a server's answer ended before its end, which http.client lets pass."""
+    if response.length:
+        raise ConnectionError(f"the server broke off {response.length} bytes before the end")
 
 
 def _too_large(size: int) -> str:
@@ -183,7 +187,6 @@ class _Stream(io.RawIOBase):
     def __init__(self, address: str) -> None:
         self._address = address
         self._at = 0
-        self._length: int | None = None
         self._file: Any = None
         tried(address, self._open)
 
@@ -204,8 +207,6 @@ class _Stream(io.RawIOBase):
     def _open(self) -> None:
         if is_web(self._address):
             self._file = _response(self._address, self._at)
-            if self._length is None and (length := self._file.headers.get("Content-Length")):
-                self._length = int(length)
             return
         fs, path = filesystem(self._address)
         self._file = fs.open(path, "rb")
@@ -216,8 +217,8 @@ class _Stream(io.RawIOBase):
             if self._file is None:
                 self._open()
             data: bytes = self._file.read(size)
-            if not data and self._length is not None and self._at < self._length:
-                raise ConnectionError(f"the server broke off after {self._at} of {self._length} bytes")
+            if not data and is_web(self._address):
+                _not_broken(self._file)
         except Exception:
             if self._file is not None:
                 self._file.close()

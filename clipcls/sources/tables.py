@@ -90,7 +90,7 @@ def images(path: str, base: str, asked: str | None, selection: Selection) -> Ite
     with _told():
         table = _opened(full)
         column = image_column(table.schema, asked, path)
-        reference = _Reference(path, full, base, column, stamp_of(full))
+        reference = _Reference(path, full, base, column, _version(full))
         row = 0
         for group in range(table.groups):
             first = row
@@ -159,10 +159,10 @@ class _Reference:
     full: str
     base: str
     column: Column
-    stamp: FileStamp | None
+    version: FileStamp | str | None
 
     def to_cell(self, row: int, group: int, at: int, extra: dict[str, Any]) -> ImageRef:
-        opening = partial(_open_cell, self.full, self.stamp, group, at, self.column)
+        opening = partial(_open_cell, self.full, self.version, group, at, self.column)
         return ImageRef(f"{self.path}#{row}", self.base, None, opening, extra)
 
     def to_file(self, row: int, value: str | None, extra: dict[str, Any]) -> ImageRef:
@@ -281,6 +281,14 @@ class _ArrowStream(_Table):
         yield from self._open(self._source)
 
 
+def _version(full: str) -> FileStamp | str | None:
+    """What is different once a table has changed."""
+    if not is_address(full):
+        return stamp_of(full)
+    fs, path = filesystem(full)
+    return str(tried(full, lambda: fs.ukey(path)))
+
+
 def _opened(full: str) -> _Table:
     check_package()
     import pyarrow
@@ -300,18 +308,18 @@ def _opened(full: str) -> _Table:
     return _Arrow(source) if start == b"ARROW1" else _ArrowStream(source)
 
 
-def _open_cell(full: str, stamp: FileStamp | None, group: int, row: int, column: Column) -> BinaryIO:
+def _open_cell(full: str, version: FileStamp | str | None, group: int, row: int, column: Column) -> BinaryIO:
     """The image in one cell.
 
     Args:
         full: the table's path or address.
-        stamp: the table's, by which it is known when it has changed.
+        version: of the table, which another run may find changed.
         group: the cell's group of rows.
         row: its place in the group.
         column: its column.
     """
     with _told():
-        cells = _cells(full, stamp, group, column.name)
+        cells = _cells(full, version, group, column.name)
         value = tried(full, partial(cells.cell, row))
     if isinstance(value, dict):
         if value["bytes"] is None and value["path"]:
@@ -365,7 +373,7 @@ class _Cells:
 
 
 @lru_cache(maxsize=_GROUPS)
-def _cells(full: str, stamp: FileStamp | None, group: int, column: str) -> _Cells:
+def _cells(full: str, version: FileStamp | str | None, group: int, column: str) -> _Cells:
     return _Cells(full, group, column)
 
 
