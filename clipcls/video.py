@@ -117,11 +117,11 @@ class Videos:
             for time in _changes(path) if self._sampling.scenes else _moments(length.reached, self._sampling.fps):
                 yield self._frame(file, file.stat, time)
         except OSError as exc:
-            yield ImageRef(file.id, file.base, None, partial(_refuse, exc.strerror or str(exc)))
+            yield ImageRef(file.id, file.base, None, partial(_refuse, exc.strerror or str(exc)), file.extra)
             return
         if length.missing:
             name = f"{file.id}#t={length.reached:.2f}"
-            yield ImageRef(name, file.base, None, partial(_refuse, length.missing))
+            yield ImageRef(name, file.base, None, partial(_refuse, length.missing), file.extra)
 
     def count(self, file: ImageRef) -> int | None:
         """How many references ``frames`` gives; None where only decoding would tell."""
@@ -144,7 +144,7 @@ class Videos:
     def _frame(self, file: ImageRef, stamp: FileStamp, time: float) -> ImageRef:
         mark = f"#t={time:.2f}"
         seen = FileStamp(stamp.path + mark, stamp.size, stamp.mtime_ns)
-        return ImageRef(file.id + mark, file.base, seen, partial(self._open, stamp.path, time))
+        return ImageRef(file.id + mark, file.base, seen, partial(self._open, stamp.path, time), file.extra)
 
     def _open(self, path: str, time: float) -> BinaryIO:
         with self._lock:
