@@ -1,24 +1,29 @@
 """References to images as text: kept in a plan today, opened by another process or after a crash tomorrow.
 
 Not pickled: a plan lies in a folder that anybody may have written, and unpickling runs what is in it. Only functions of
-``clipcls.sources`` and ``clipcls.video`` are called, which open files.
+``clipcls.sources`` and ``clipcls.video`` are called, which open files, with plain values and small records.
 """
 
 from __future__ import annotations
 
 import base64
 import os
+import re
 import stat
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum, EnumType
 from functools import partial
 from importlib import import_module
 from types import FunctionType
 from typing import Any
 
 from clipcls.records import FileStamp, ImageRef
+from clipcls.sources.opening import refused
 
-_MODULES = ("clipcls.sources", "clipcls.video")
+_MODULES = ("clipcls.sources", "clipcls.video", "clipcls.records")
 _LARGEST = 1 << 63
+_CHANGED = "the archive has changed since the run began; --overwrite starts over"
 
 Plain = Any
 """What JSON holds."""
@@ -31,21 +36,30 @@ def packed(ref: ImageRef) -> Plain:
         TypeError: it is opened by something else than a function of the sources, with plain arguments.
     """
     extra = {name: plain(value) for name, value in ref.extra.items()}
-    return [ref.id, ref.base, ref.stat and ref.stat.path, _pack(ref.open), *([extra] if extra else [])]
+    stamp = ref.stat and [ref.stat.path, ref.stat.size, ref.stat.mtime_ns]
+    return [ref.id, ref.base, stamp, _pack(ref.open), *([extra] if extra else [])]
 
 
 def unpacked(data: Plain) -> ImageRef:
     """The reference that ``packed`` was given; its file's stamp is that of now.
 
+    An old stamp would answer for what the file held then.
+
     Raises:
         ValueError: ``packed`` wrote nothing of the kind.
     """
     try:
-        name, base, path, opening, *extra = data
+        name, base, stamp, opening, *extra = data
         opens = _unpack(opening)
         if not callable(opens):
             raise ValueError(f"{opening!r} opens nothing")
-        return ImageRef(name, base, None if path is None else _stamp(path), opens, *extra)
+        old = stamp and FileStamp(*stamp)
+        new = old and _stamp_now(old)
+        if old and new and _is_member(old.path) and new != old:
+            return refused(
+                name, base, "the archive has changed since the run began: start over with --overwrite", *extra
+            )
+        return ImageRef(name, base, new or None, opens, *extra)
     except (TypeError, KeyError, ImportError, AttributeError) as exc:
         raise ValueError(f"not a reference to an image: {exc}") from exc
 
@@ -90,20 +104,22 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _stamp(path: str) -> FileStamp | None:
-    """A file's stamp as it is now, by the path that the old one had; a frame's path ends in a mark behind its video's.
-
-    An old stamp would answer for what the file held then.
-    """
-    video, mark, _ = path.rpartition("#t=")
-    for file in (path, *([video] if mark else [])):
+def _stamp_now(old: FileStamp) -> FileStamp | None:
+    """A file's stamp, or that of what lies in it: its path then ends in ``#`` and a mark."""
+    whole, mark, _ = old.path.rpartition("#")
+    for path in (old.path, *([whole] if mark else [])):
         try:
-            found = os.stat(file)
+            found = os.stat(path)
         except (OSError, ValueError):
             continue
         if stat.S_ISREG(found.st_mode):
-            return FileStamp(path, found.st_size, found.st_mtime_ns)
+            return FileStamp(old.path, found.st_size if path == old.path else old.size, found.st_mtime_ns)
     return None
+
+
+def _is_member(path: str) -> bool:
+    """Whether a stamp is of what lies at some place of an archive, where another archive holds another thing."""
+    return re.search(r"#\d+$", path) is not None and not os.path.lexists(path)
 
 
 def _pack(value: Any) -> Plain:
@@ -117,6 +133,13 @@ def _pack(value: Any) -> Plain:
         return [_pack(item) for item in value]
     if isinstance(value, Mapping):
         return {"map": [[_pack(key), _pack(item)] for key, item in value.items()]}
+    if isinstance(value, Enum):
+        return {"one": _name(type(value)), "of": value.name}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            "new": _name(type(value)),
+            "named": _pack({each.name: getattr(value, each.name) for each in fields(value)}),
+        }
     if isinstance(value, partial):
         return {"call": _name(value.func), "with": _pack(value.args), "named": _pack(value.keywords)}
     return {"call": _name(value), "with": [], "named": _pack({})}
@@ -131,26 +154,31 @@ def _unpack(data: Plain) -> Any:
         return base64.b64decode(data["bytes"])
     if "map" in data:
         return {_unpack(key): _unpack(item) for key, item in data["map"]}
-    function = _function(data["call"])
+    if "one" in data:
+        return _known(data["one"], EnumType)[data["of"]]
+    if "new" in data:
+        return _known(data["new"], type)(**_unpack(data["named"]))
+    function = _known(data["call"], FunctionType)
     args, named = _unpack(data["with"]), _unpack(data["named"])
     return partial(function, *args, **named) if args or named else function
 
 
-def _name(function: Any) -> str:
-    name = f"{getattr(function, '__module__', None)}:{getattr(function, '__qualname__', None)}"
+def _name(named: Any) -> str:
+    name = f"{getattr(named, '__module__', None)}:{getattr(named, '__qualname__', None)}"
     try:
-        if _function(name) is function:
+        if _known(name, object) is named:
             return name
     except (ValueError, ImportError, AttributeError):
         pass
-    raise TypeError(f"{function!r} is no function of {' or '.join(_MODULES)}, so that no other process could call it")
+    raise TypeError(f"{named!r} is nothing of {' or '.join(_MODULES)}, so that no other process could call it")
 
 
-def _function(name: str) -> FunctionType:
+def _known(name: str, kind: type) -> Any:
+    """A function or class of the modules that are allowed, by its name."""
     module, _, attribute = name.partition(":")
-    if not any(module == known or module.startswith(known + ".") for known in _MODULES):
-        raise ValueError(f"{name} is no function that opens images")
-    function = getattr(import_module(module), attribute)
-    if not isinstance(function, FunctionType) or function.__module__ != module:
-        raise ValueError(f"{name} is no function that opens images")
-    return function
+    if any(module == known or module.startswith(known + ".") for known in _MODULES):
+        found = getattr(import_module(module), attribute)
+        is_data = not isinstance(found, type) or is_dataclass(found) or issubclass(found, Enum)
+        if isinstance(found, kind) and getattr(found, "__module__", None) == module and is_data:
+            return found
+    raise ValueError(f"{name} opens no image")

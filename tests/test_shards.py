@@ -108,7 +108,7 @@ def test_no_plan_calls_anything_but_what_opens_images() -> None:
         packed(ImageRef("x", "/", None, partial(open, "x", "rb")))
     honest = packed(next(iter(ImageSource([__file__]))))
     for name in ("os:system", "clipcls.sources_evil:x", "clipcls.sources:os", "clipcls.sources:ImageSource"):
-        with pytest.raises(ValueError, match=r"not a reference|no function"):
+        with pytest.raises(ValueError, match=r"not a reference|opens no image"):
             unpacked([*honest[:3], {"call": name, "with": ["true"], "named": {"map": []}}])
 
 
@@ -117,6 +117,71 @@ def test_a_damaged_plan_is_told(photos: FakeDoor) -> None:
     (Path("out.plan") / "shards").write_bytes(b"x" * 10_000)
     with pytest.raises(OutputError, match=r"^out\.plan is damaged"):
         plan.shard(1)
+
+
+def kinds_of_sources() -> list[str]:
+    """The ten pictures once more, in an archive, in a table, and in a folder with notes."""
+    import io
+    import tarfile
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = [Path("photos") / f"{at}.png" for at in range(10)]
+    with tarfile.open("some.tar", "w") as archive:
+        for path in files:
+            archive.add(path, path.name)
+            text = tarfile.TarInfo(f"{path.stem}.txt")
+            text.size = len(path.stem)
+            archive.addfile(text, io.BytesIO(path.stem.encode()))
+    table = {"image": [{"bytes": path.read_bytes(), "path": path.name} for path in files], "width": [*range(10)]}
+    pq.write_table(pa.table(table), "some.parquet")
+    noted = Path("noted")
+    noted.mkdir()
+    for path in files:
+        (noted / path.name).write_bytes(path.read_bytes())
+    lines = [f"{path.name},note {path.stem}" for path in files]
+    (noted / "metadata.csv").write_text("\n".join(["file_name,note", *lines]) + "\n")
+    return ["some.tar", "some.parquet", "noted"]
+
+
+def test_any_source_is_gone_on_with_in_another_process(photos: FakeDoor) -> None:
+    kinds = kinds_of_sources()
+    given = list(ImageSource(kinds))
+    assert len(given) == 30
+    plan = Plan.make(Path("out"), info(), given, 10)
+    assert plan.columns == {"caption": "str", "width": "int", "image_path": "str", "note": "str"}
+    for number in range(3):
+        shard = plan.shard(number)
+        assert shard.refs == tuple(given[10 * number : 10 * number + 10])
+        for ref, at in zip(shard.refs, range(10), strict=True):
+            with ref.open() as file:
+                assert file.read() == Path(f"photos/{at}.png").read_bytes()
+    rows = embed(given, Path("rows"))
+    assert [*rows["caption"][:10]] == [str(at) for at in range(10)] and rows["caption"][10:].isna().all()
+    assert [*rows["width"][10:20]] == [*range(10)] and rows["note"][29] == "note 9"
+    assert {*rows["status"]} == {"ok"}
+
+
+def test_an_archive_that_changed_since_gives_no_other_picture(photos: FakeDoor) -> None:
+    kinds_of_sources()
+    plan = Plan.make(Path("out"), info(), ImageSource(["some.tar"]), 10)
+    os.utime("some.tar", (1, 1))
+    with pytest.raises(OSError, match="the archive has changed"):
+        plan.shard(0).refs[3].open()
+
+
+def test_frames_of_a_video_are_gone_on_with(tmp_path: Path) -> None:
+    from test_video import film
+
+    from clipcls.video import Sampling
+
+    film(tmp_path / "clip.mp4", [*COLOURS.values()])
+    given = list(ImageSource(["clip.mp4"], videos=Sampling()))
+    shard = Plan.make(Path("out"), info(), given, 100).shard(0)
+    assert shard.refs == tuple(given) and len(given) > 1
+    for ref, other in zip(pickle.loads(pickle.dumps(shard)).refs, given, strict=True):
+        assert ref.open().read() == other.open().read()
 
 
 # What is written

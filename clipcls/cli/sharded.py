@@ -71,8 +71,6 @@ class Work(NamedTuple):
 
 def in_shards(output: Path | None, form: str, doer: Doer, *, resume: bool) -> bool:
     """Whether a run is cut into shards: for a folder, by Ray, or because one that goes on is."""
-    from clipcls.shards import Plan
-
     if output is None:
         if doer.name == "ray":
             raise UsageError("--engine ray writes files: name one, or a folder, with --output")
@@ -81,7 +79,13 @@ def in_shards(output: Path | None, form: str, doer: Doer, *, resume: bool) -> bo
         from clipcls.sinks.parts import arrow
 
         arrow()  # refuses before any work
-    return form == "parquet" or doer.name == "ray" or (resume and Plan.open(output) is not None)
+    if form == "parquet" or doer.name == "ray":
+        return True
+    if not resume:
+        return False
+    from clipcls.shards import Plan
+
+    return Plan.open(output) is not None
 
 
 def is_folder(output: str | None) -> bool:
