@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from clipcls.busy import Busy
 from clipcls.decode import MAX_PIXELS, decode, decode_version, read
 from clipcls.errors import DecodeError
 from clipcls.isolated import Decoder
@@ -124,6 +125,7 @@ class Loaders:
         workers: how many threads.
         limits: what one picture may cost.
         isolated: whether pictures are decoded in processes from the start.
+        busy: told how long pictures are read and decoded.
     """
 
     def __init__(
@@ -135,7 +137,9 @@ class Loaders:
         limits: Limits | None = None,
         *,
         isolated: bool = False,
+        busy: Busy | None = None,
     ) -> None:
+        self._busy = busy or Busy()
         self._tower, self._store, self._fingerprint = tower, store, fingerprint
         self._limits = limits or Limits()
         self._room = max(self._limits.max_pixels, workers * _PIXELS_A_WORKER)
@@ -216,7 +220,8 @@ class Loaders:
             return Loaded(loading.key, loading.read_ns, error=str(exc), remember=exc.lasting)
 
     def _loaded(self, loading: Loading, file: BinaryIO, decoder: Decoder) -> Loaded:
-        data = read(file, self._limits.max_pixels)
+        with self._busy.at("read"):
+            data = read(file, self._limits.max_pixels)
         key = loading.key = hashlib.sha256(data).digest()
         if vectors := self._store.images(self._fingerprint, [key]):
             return Loaded(key, loading.read_ns, vector=vectors[key])
@@ -228,9 +233,10 @@ class Loaders:
             loading.decoder = decoder
         try:
             # Nested, so that nothing holds the picture when its room is given to another.
-            return Loaded(
-                key, loading.read_ns, pixels=encoder.preprocess(self._decoded(loading, data, encoder.image_size))
-            )
+            with self._busy.at("decode"):
+                return Loaded(
+                    key, loading.read_ns, pixels=encoder.preprocess(self._decoded(loading, data, encoder.image_size))
+                )
         except MemoryError as exc:
             raise DecodeError("not enough memory to prepare it", lasting=False) from exc
 

@@ -286,13 +286,19 @@ def run_locally(
             begun.append(plan.shard(number))
             yield from begun[-1].refs
 
-    blocks = embedder.images(refs())
-    results: Iterator[Result] = itertools.chain.from_iterable(map(scored, blocks) if scored else blocks)
+    def answered(block: Sequence[Embedded | Failure]) -> list[Result]:
+        if not scored:
+            return list(block)
+        with embedder.busy.at("score"):
+            return list(scored(block))
+
+    results = itertools.chain.from_iterable(map(answered, embedder.images(refs())))
     whole: list[Result] = []
     for result in progress(results):
         whole.append(result)
         if len(whole) == len(begun[0].refs):
-            parts.write(begun.popleft(), whole)
+            with embedder.busy.at("write"):
+                parts.write(begun.popleft(), whole)
             whole = []
 
 

@@ -20,6 +20,7 @@ import pytest
 from conftest import Terminal
 from fakes import DIM, FakeDoor, picture
 
+from clipcls.busy import Busy
 from clipcls.classifier import Classifier
 from clipcls.cli import progress
 from clipcls.cli.progress import Tally
@@ -509,6 +510,8 @@ def test_where_nobody_watches_a_line_of_json_comes_now_and_then(
     assert len(lines) > 2
     assert lines[-1].keys() == {"images", "of", "failed", "images_per_second", "seconds_left", "busy"}
     assert [line["images"] for line in lines] == sorted(line["images"] for line in lines)
+    assert lines[-1]["busy"].keys() == {"read", "decode", "encode", "write"}
+    assert 0.3 < lines[-1]["busy"]["encode"] <= 1.0
     assert all(line["of"] == 40 for line in lines) and lines[-1]["images"] > 10
     clipcls("embed", "photos", "-o", "quiet", "--no-cache", "--quiet")
     assert clipcls.err == ""
@@ -518,11 +521,15 @@ def test_what_other_processes_did_is_counted() -> None:
     from clipcls.records import Done
 
     tally = Tally()
+    assert tally.shares() == {}
+    tally.busy = Busy()
     for number in range(2):
-        tally.add(Done(number, images=10, failed=1, uncertain=2), {"decode": 3.0, "encode": 1.0})
+        tally.add(Done(number, images=10, failed=1, uncertain=2))
+        tally.busy.add("decode", 3000.0)
+        tally.busy.add("encode", 1000.0)
     assert (tally.images, tally.failed, tally.uncertain) == (20, 2, 4)
     shares = tally.shares()
-    assert shares["decode"] == pytest.approx(3 * shares["encode"], rel=0.1)
+    assert shares["decode"] == pytest.approx(3 * shares["encode"], rel=0.01)
     assert tally.line().startswith("20 images, 2 failed, 4 uncertain")
 
 

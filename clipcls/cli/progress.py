@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO, TypeVar, cast
 
@@ -15,6 +15,7 @@ from clipcls.records import Done, Failure, Prediction
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from clipcls.busy import Busy
     from clipcls.pipeline import Embedded
 
 TOLD_EVERY = 30.0
@@ -28,8 +29,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.images = self.failed = self.uncertain = self.cached = 0
-        self.busy: dict[str, float] = {}
-        """Seconds that each stage has worked, added up over threads and processes."""
+        self.busy: Busy | None = None
+        """Where it is known how busy the stages are."""
         self._began = time.perf_counter()
 
     def over(self, records: Iterable[Seen]) -> Iterator[Seen]:
@@ -41,19 +42,16 @@ class Tally:
             self.cached += record.cached
             yield record
 
-    def add(self, done: Done, busy: Mapping[str, float]) -> None:
-        """Count a shard that another process did, and the seconds that each stage took for it."""
+    def add(self, done: Done) -> None:
+        """Count a shard that another process did."""
         self.images += done.images
         self.failed += done.failed
         self.uncertain += done.uncertain
         self.cached += done.cached
-        for stage, seconds in busy.items():
-            self.busy[stage] = self.busy.get(stage, 0.0) + seconds
 
     def shares(self) -> dict[str, float]:
         """How many workers each stage has kept busy, on average."""
-        seconds = self.seconds()
-        return {stage: round(busy / seconds, 2) for stage, busy in self.busy.items()}
+        return self.busy.shares(self.seconds()) if self.busy else {}
 
     def seconds(self) -> float:
         """Since the beginning."""

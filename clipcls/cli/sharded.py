@@ -145,18 +145,23 @@ def _here(plan: Plan, parts: Parts, work: Work, classifier: Classifier, tally: T
     from clipcls.shards import run_locally
 
     scored = partial(work.head.records, answer=work.answer) if work.head and work.answer else None
+    tally.busy = classifier.embedder.busy
     run_locally(plan, classifier.embedder, scored, parts, tally.over)
 
 
 def _by_ray(
     plan: Plan, parts: Parts, work: Work, doer: Doer, classifier: Classifier, settings: Settings, tally: Tally
 ) -> None:
+    from clipcls.busy import Busy
     from clipcls.engines.ray import Pool, run
     from clipcls.engines.stages import Finished, Job, Model
 
+    busy = tally.busy = Busy()
+
     def told(each: Finished) -> None:
-        stages = {"decode": each.decode, "encode": each.encode, "score": each.score, "write": each.write}
-        tally.add(each.done, stages)
+        tally.add(each.done)
+        for stage in ("decode", "encode", "score", "write"):
+            busy.add(stage, getattr(each, stage))
 
     scored = partial(work.head.detached().records, answer=work.answer) if work.head and work.answer else None
     model = Model(
