@@ -219,7 +219,8 @@ class _ParquetParts(Parts):
         import pyarrow.parquet as pq
 
         with self._drafted(path) as draft:
-            pq.write_table(table, draft, compression="zstd")
+            # No two numbers of an embedding are equal: looking for that would take most of the time.
+            pq.write_table(table, draft, compression="zstd", use_dictionary="embedding" not in table.column_names)
 
 
 @dataclass(frozen=True)
