@@ -220,16 +220,17 @@ def test_ten_killed_workers_lose_and_double_nothing(folder: Path, fake: Fake, cl
 
 
 def check_driver_kills(cluster: str, folder: Path, kills: int, count: int, seed: int) -> None:
-    """The command is killed while it works; the last one goes on to the end."""
+    """The command is killed while it works; the last one, on a Ray of its own, goes on to the end."""
     dice = random.Random(seed)
     coloured(count)
     (folder / "seconds").write_text("0.1")
     words = ["embed", "imgs", "-o", "out", "--shard-size", str(SHARD), "--resume", "--quiet"]
-    words += ["--engine", "ray", "--address", cluster, "--actors", "1"]
-    command = [sys.executable, str(HERE / "cli_with_fake.py"), "0", *words]
+    command = [sys.executable, str(HERE / "cli_with_fake.py"), "0", *words, "--engine", "ray", "--actors", "1"]
     for _ in range(kills):
         enough = len(logged("encoded")) + dice.randint(1, 5)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as driver:
+        with subprocess.Popen(
+            [*command, "--address", cluster], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ) as driver:
             while len(logged("encoded")) < enough and driver.poll() is None:
                 time.sleep(0.01)
             time.sleep(dice.uniform(0, 0.1))
@@ -260,6 +261,24 @@ def test_without_the_extra_one_line_says_what_to_install(
     coloured(1)
     clipcls("embed", "imgs", "-o", "out", "--engine", "ray", "--quiet", code=UsageError.exit_code)
     assert '--engine ray needs an optional package: pip install "clipcls[ray]"' in clipcls.err
+
+
+@pytest.mark.usefixtures("connected")
+def test_ray_reports_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._common.usage import usage_lib
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
+    assert usage_lib.usage_stats_enabled()
+    with engine._cluster(None):
+        assert not usage_lib.usage_stats_enabled()
+
+
+def test_no_cluster_at_an_address_is_one_line(here: Path, fake: Fake, clipcls: Terminal) -> None:
+    fake()
+    coloured(1)
+    words = ("embed", "imgs", "-o", "out", "--engine", "ray", "--address", "nonsense", "--quiet")
+    clipcls(*words, code=UsageError.exit_code)
+    assert "no Ray cluster answers at nonsense" in clipcls.err
 
 
 def test_how_many_encoders_there_are() -> None:

@@ -44,7 +44,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         planned = time.perf_counter()
         scored = partial(head.detached().records, answer=head.answer())
         parts = ParquetRecords(output, info.fingerprint, layout=info.layout)
-        tell = (local if job["engine"] == "local" else ray)(plan, classifier, scored, parts)
+        tell = (local if job["engine"] == "local" else ray)(plan, classifier, scored, parts, job)
     ended, clock = time.perf_counter(), time.time()
     assert not plan.todo(), "shards are missing"
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -80,14 +80,14 @@ def run_info(classifier: Any, output: Path, shard: int) -> Any:
     )
 
 
-def local(plan: Any, classifier: Any, scored: Any, parts: Any) -> dict[str, Any]:
+def local(plan: Any, classifier: Any, scored: Any, parts: Any, job: dict[str, Any]) -> dict[str, Any]:
     from clipcls.shards import run_locally
 
     run_locally(plan, classifier._embedder, scored, parts, lambda results: results)
     return {}
 
 
-def ray(plan: Any, classifier: Any, scored: Any, parts: Any) -> dict[str, Any]:
+def ray(plan: Any, classifier: Any, scored: Any, parts: Any, job: dict[str, Any]) -> dict[str, Any]:
     """The busy seconds of each stage, added up over the shards."""
     from clipcls.engines.ray import Pool, run
     from clipcls.engines.stages import Job, Model
@@ -106,7 +106,7 @@ def ray(plan: Any, classifier: Any, scored: Any, parts: Any) -> dict[str, Any]:
         for stage in busy:
             busy[stage] += getattr(finished, stage)
 
-    run(Job(plan, parts, model, Limits(), scored), Pool(), seen)
+    run(Job(plan, parts, model, Limits(), scored), Pool(actors=job.get("actors")), seen)
     return {"busy": busy, "between": last - first}
 
 

@@ -23,8 +23,8 @@ from speed.table import CORES, Row
 WEB, CAMERA = ("web", 0.2, 0.5), ("camera", 12.0, 12.0)
 """Photographs as data sets of the web have them, and as cameras write them, in megapixels."""
 SHARD = 1000
-CARD = 2500.0
-"""Images a second that the pretended model takes: see docs/scale.md."""
+CARDS, CARD = 2, 1500.0
+"""Pretended graphics cards, and images a second of each: see docs/scale.md."""
 DRIVER = 200.0
 """Megabytes that 10^6 images may cost the driver over 10^4."""
 
@@ -74,11 +74,11 @@ def of_rows(bench: Bench) -> Iterator[Row]:
     """The same engine, with ever more images."""
     files = _small(bench)
     sizes = (1_000, 20_000) if bench.quick else (10_000, 1_000_000)
-    few, many = (_ray(bench, files, images=images, shard=SHARD, rate=CARD) for images in sizes)
+    few, many = (_ray(bench, files, images=images, shard=SHARD, rate=CARD, actors=CARDS) for images in sizes)
     for images, run in zip(sizes, (few, many), strict=True):
         how = f"planning {run['plan']:.0f} s; busy: " + ", ".join(f"{k} {v:.0f} s" for k, v in run["busy"].items())
         yield Row(f"{images:,} images", run["seconds"], "s", f"shards of {SHARD}; {how}")
-        yield Row("  rate", images / run["seconds"], "images/s", f"the model would take {CARD:,.0f}")
+        yield Row("  rate", images / run["seconds"], "images/s", f"the models would take {CARDS * CARD:,.0f}")
         yield Row("  driver's peak memory", run["megabytes"], "MB", f"its CPU {run['cpu']:.0f} s")
     yield Row("  more memory", many["megabytes"] - few["megabytes"], "MB", at_most=DRIVER)
 
@@ -248,14 +248,16 @@ def _small(bench: Bench) -> list[str]:
     return [str(path) for path in sorted(folder.iterdir())]
 
 
-def _ray(bench: Bench, files: list[str], *, images: int, shard: int, rate: float, side: int = 32) -> dict[str, Any]:
+def _ray(
+    bench: Bench, files: list[str], *, images: int, shard: int, rate: float, side: int = 32, actors: int = 1
+) -> dict[str, Any]:
     say(f"Ray engine, {images:,} images in shards of {shard}")
     surroundings = {RATE: f"{rate} {side}"}
-    return _run(bench, "ray", files, model="starter", images=images, shard=shard, surroundings=surroundings)
+    return _run(bench, "ray", files, surroundings, model="starter", images=images, shard=shard, actors=actors)
 
 
 def _run(
-    bench: Bench, engine: str, files: list[str], *, surroundings: dict[str, str] | None = None, **job: Any
+    bench: Bench, engine: str, files: list[str], surroundings: dict[str, str] | None = None, **job: Any
 ) -> dict[str, Any]:
     """A run in a process of its own."""
     output, began = bench.cache / "output", bench.cache / "began"
