@@ -214,7 +214,9 @@ def test_folders_and_tables_on_the_web(web: Web, tmp_path: Path) -> None:
 
     pyarrow.parquet.write_table(pyarrow.table({"url": ["b.jpg", f"{web.url}/c.jpg"]}), tmp_path / "t.parquet")
     web.files["/f/t.parquet"] = (tmp_path / "t.parquet").read_bytes()
-    web.files["/f/"] = b'<a href="a.jpg">a</a> <a href="notes.txt">n</a> <a href="t.parquet">t</a>'
+    web.files["/f/"] = (
+        b'<a href="a.jpg">a</a> <a href="notes.txt">n</a> <a href="t.parquet">t</a> <a href="/g/z.jpg">z</a>'
+    )
     web.files["/f/a.jpg"] = web.files["/f/b.jpg"] = b"bytes"
     assert ids(f"{web.url}/f/") == ids(f"{web.url}/f/*.jpg") == [f"{web.url}/f/a.jpg"]
     refs = list(ImageSource([f"{web.url}/f/t.parquet"]))
@@ -342,6 +344,8 @@ def test_shards_and_tables_in_a_bucket(s3: Any, tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"jpg": [b"changed"]}), tmp_path / "t.parquet")
     s3.upload_file(str(tmp_path / "t.parquet"), "pictures", "p/t.parquet")
     assert [data(ref) for ref in ImageSource(["s3://pictures/p"])] == [b"changed"]
+    s3.put_object(Bucket="pictures", Key="spark.parquet/part-0.parquet", Body=(tmp_path / "t.parquet").read_bytes())
+    assert ids("s3://pictures/spark.parquet") == ["s3://pictures/spark.parquet/part-0.parquet#0"]
     assert refs[99].id == "s3://pictures/p/t.parquet#99" and refs[99].extra == {"n": 99}
 
 
