@@ -215,7 +215,7 @@ def test_folders_and_tables_on_the_web(web: Web, tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"url": ["b.jpg", f"{web.url}/c.jpg"]}), tmp_path / "t.parquet")
     web.files["/f/t.parquet"] = (tmp_path / "t.parquet").read_bytes()
     web.files["/f/"] = (
-        b'<a href="a.jpg">a</a> <a href="notes.txt">n</a> <a href="t.parquet">t</a> <a href="/g/z.jpg">z</a>'
+        b'<a href="a.jpg">a</a> <a href="notes.txt">n</a> <a href="t.parquet">t</a> <a href="../z.jpg">z</a>'
     )
     web.files["/f/a.jpg"] = web.files["/f/b.jpg"] = b"bytes"
     assert ids(f"{web.url}/f/") == ids(f"{web.url}/f/*.jpg") == [f"{web.url}/f/a.jpg"]
@@ -280,13 +280,13 @@ def test_patterns_in_a_bucket(s3: Any) -> None:
 
 
 def test_a_bucket_is_listed_page_by_page(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(s3, *(f"f/{n:02}.jpg" for n in range(25)), "f/z/last.jpg")
+    put(s3, *(f"f/{n:02}.jpg" for n in range(25)), "f/z/last.jpg", "y/a.jpg", "y/no.jpg", "z/a.jpg")
     from s3fs import S3FileSystem
 
     pages, real = [], S3FileSystem.call_s3
 
     def small(self: Any, method: str, **wanted: Any) -> Any:
-        pages.append(method)
+        pages.append(wanted["Prefix"])
         return real(self, method, **wanted, MaxKeys=10)
 
     monkeypatch.setattr(S3FileSystem, "call_s3", small)
@@ -295,6 +295,9 @@ def test_a_bucket_is_listed_page_by_page(s3: Any, monkeypatch: pytest.MonkeyPatc
     before = len(pages)
     assert [ref.id for ref in refs][-1] == "s3://pictures/f/z/last.jpg"
     assert before == 2 and len(pages) > 4, "metadata and one page before the first image"
+    pages.clear()
+    assert [ref.id for ref in ImageSource(["s3://pictures/[xy]/a.jpg"])] == ["s3://pictures/y/a.jpg"]
+    assert pages == ["", "y/"], "what the pattern leaves out is not looked into"
 
 
 def test_what_is_not_in_the_bucket(s3: Any) -> None:
@@ -313,6 +316,14 @@ def test_an_empty_object_and_one_of_known_size(s3: Any) -> None:
     s3.put_object(Bucket="pictures", Key="f/empty.jpg", Body=b"")
     [ref] = ImageSource(["s3://pictures/f/"])
     assert data(ref) == data(file_ref(ref.id, "/")) == b""
+
+
+def test_an_endless_object_is_not_fetched(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(s3, "f/a.jpg")
+    monkeypatch.setattr(remote, "_LARGEST", 10)
+    [ref] = ImageSource(["s3://pictures/f/"])
+    for each in (ref, file_ref(ref.id, "/")):
+        assert error(each) == "0.0 GB or more is too large for a picture"
 
 
 def test_the_wrong_key_opens_nothing(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
