@@ -318,6 +318,22 @@ def test_an_empty_object_and_one_of_known_size(s3: Any) -> None:
     assert data(ref) == data(file_ref(ref.id, "/")) == b""
 
 
+@pytest.mark.parametrize("fault", [500, 503, "reset", "cut"])
+def test_what_may_pass_is_tried_again_by_s3_as_well(
+    web: Web, person: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, fault: int | str
+) -> None:
+    from s3fs import S3FileSystem
+
+    for name, value in {**person, "AWS_ENDPOINT_URL": web.url}.items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    web.files["/pictures/a.jpg"] = b"x" * 10_000
+    web.faults["/pictures/a.jpg"] = [fault, fault] if fault != "cut" else [200, fault]
+    assert data(file_ref("s3://pictures/a.jpg", "/")) == b"x" * 10_000
+    assert not web.faults["/pictures/a.jpg"]
+    S3FileSystem.clear_instance_cache()
+
+
 def test_an_endless_object_is_not_fetched(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     put(s3, "f/a.jpg")
     monkeypatch.setattr(remote, "_LARGEST", 10)
