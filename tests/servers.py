@@ -23,7 +23,7 @@ class Web:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[int | str]] = {}
-        """HTTP statuses, or ``cut`` to break off in the middle, ``drip`` to be slow, ``reset`` to say nothing."""
+        """HTTP statuses, of which 200 is none, or ``cut`` (breaks off), ``drip`` (is slow), ``reset`` (says nothing)."""
         self.ranges = True
         self.asked: Counter[str] = Counter()
         self.agents: set[str] = set()
@@ -58,7 +58,7 @@ class Web:
         if fault == "reset":
             request.connection.shutdown(socket.SHUT_RDWR)
             return
-        if isinstance(fault, int) or path not in self.files:
+        if (isinstance(fault, int) and fault != 200) or path not in self.files:
             request.send_error(fault if isinstance(fault, int) else 404)
             return
         data, status = self.files[path], 200

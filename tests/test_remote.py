@@ -214,7 +214,9 @@ def test_folders_and_tables_on_the_web(web: Web, tmp_path: Path) -> None:
 
     pyarrow.parquet.write_table(pyarrow.table({"url": ["b.jpg", f"{web.url}/c.jpg"]}), tmp_path / "t.parquet")
     web.files["/f/t.parquet"] = (tmp_path / "t.parquet").read_bytes()
-    web.files["/f/"] = b'<a href="a.jpg">a</a> <a href="notes.txt">n</a> <a href="t.parquet">t</a>'
+    web.files["/f/"] = (
+        b'<a href="a.jpg">a</a> <a href="notes.txt">n</a> <a href="t.parquet">t</a> <a href="../z.jpg">z</a>'
+    )
     web.files["/f/a.jpg"] = web.files["/f/b.jpg"] = b"bytes"
     assert ids(f"{web.url}/f/") == ids(f"{web.url}/f/*.jpg") == [f"{web.url}/f/a.jpg"]
     refs = list(ImageSource([f"{web.url}/f/t.parquet"]))
@@ -278,13 +280,13 @@ def test_patterns_in_a_bucket(s3: Any) -> None:
 
 
 def test_a_bucket_is_listed_page_by_page(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(s3, *(f"f/{n:02}.jpg" for n in range(25)), "f/z/last.jpg")
+    put(s3, *(f"f/{n:02}.jpg" for n in range(25)), "f/z/last.jpg", "y/a.jpg", "y/no.jpg", "z/a.jpg")
     from s3fs import S3FileSystem
 
     pages, real = [], S3FileSystem.call_s3
 
     def small(self: Any, method: str, **wanted: Any) -> Any:
-        pages.append(method)
+        pages.append(wanted["Prefix"])
         return real(self, method, **wanted, MaxKeys=10)
 
     monkeypatch.setattr(S3FileSystem, "call_s3", small)
@@ -293,6 +295,9 @@ def test_a_bucket_is_listed_page_by_page(s3: Any, monkeypatch: pytest.MonkeyPatc
     before = len(pages)
     assert [ref.id for ref in refs][-1] == "s3://pictures/f/z/last.jpg"
     assert before == 2 and len(pages) > 4, "metadata and one page before the first image"
+    pages.clear()
+    assert [ref.id for ref in ImageSource(["s3://pictures/[xy]/a.jpg"])] == ["s3://pictures/y/a.jpg"]
+    assert pages == ["", "y/"], "what the pattern leaves out is not looked into"
 
 
 def test_what_is_not_in_the_bucket(s3: Any) -> None:
@@ -311,6 +316,30 @@ def test_an_empty_object_and_one_of_known_size(s3: Any) -> None:
     s3.put_object(Bucket="pictures", Key="f/empty.jpg", Body=b"")
     [ref] = ImageSource(["s3://pictures/f/"])
     assert data(ref) == data(file_ref(ref.id, "/")) == b""
+
+
+@pytest.mark.parametrize("fault", [500, 503, "reset", "cut"])
+def test_what_may_pass_is_tried_again_by_s3_as_well(
+    web: Web, person: Mapping[str, str], monkeypatch: pytest.MonkeyPatch, fault: int | str
+) -> None:
+    from s3fs import S3FileSystem
+
+    for name, value in {**person, "AWS_ENDPOINT_URL": web.url}.items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    web.files["/pictures/a.jpg"] = b"x" * 10_000
+    web.faults["/pictures/a.jpg"] = [fault, fault] if fault != "cut" else [200, fault]
+    assert data(file_ref("s3://pictures/a.jpg", "/")) == b"x" * 10_000
+    assert not web.faults["/pictures/a.jpg"]
+    S3FileSystem.clear_instance_cache()
+
+
+def test_an_endless_object_is_not_fetched(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(s3, "f/a.jpg")
+    monkeypatch.setattr(remote, "_LARGEST", 10)
+    [ref] = ImageSource(["s3://pictures/f/"])
+    for each in (ref, file_ref(ref.id, "/")):
+        assert error(each) == "0.0 GB or more is too large for a picture"
 
 
 def test_the_wrong_key_opens_nothing(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,6 +371,8 @@ def test_shards_and_tables_in_a_bucket(s3: Any, tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"jpg": [b"changed"]}), tmp_path / "t.parquet")
     s3.upload_file(str(tmp_path / "t.parquet"), "pictures", "p/t.parquet")
     assert [data(ref) for ref in ImageSource(["s3://pictures/p"])] == [b"changed"]
+    s3.put_object(Bucket="pictures", Key="spark.parquet/part-0.parquet", Body=(tmp_path / "t.parquet").read_bytes())
+    assert ids("s3://pictures/spark.parquet") == ["s3://pictures/spark.parquet/part-0.parquet#0"]
     assert refs[99].id == "s3://pictures/p/t.parquet#99" and refs[99].extra == {"n": 99}
 
 

@@ -169,6 +169,17 @@ def test_bytes_stay_in_the_file_until_they_are_wanted() -> None:
     assert max(sizes) < 2000 and pa.total_allocated_bytes() - before < 5_000_000
 
 
+def test_a_group_is_not_in_memory_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table({"jpg": [os.urandom(100_000) for _ in range(400)]})
+    pyarrow.parquet.write_table(table, "t.parquet", write_batch_size=10)  # else all of it is one page
+    del table
+    before = pa.total_allocated_bytes()
+    monkeypatch.setattr(tables, "_HELD", 5_000_000)
+    for ref in refs("t.parquet"):
+        ref.open().close()
+        assert pa.total_allocated_bytes() - before < 20_000_000
+
+
 # Which column
 
 

@@ -130,7 +130,9 @@ def test_shards_beside_images_are_left_alone() -> None:
 
 def test_members_are_filtered_and_counted() -> None:
     shard("s.tar", {"cats/a.jpg": b"", "cats/old/b.jpg": b"", "dogs/c.png": b"", "d.notes": b""})
-    assert [ref.id for ref in refs("s.tar", include=["*.png"])] == []  # which leaves the shard itself out
+    for path in ("s.tar", "*.tar", "."):
+        assert [ref.id for ref in refs(path, include=["*.png"])] == ["s.tar/dogs/c.png"]
+    assert refs(".", exclude=["s.*"]) == refs("s.tar", exclude=["s.*"]) == []
     assert [ref.id for ref in refs("s.tar", exclude=["old"])] == ["s.tar/cats/a.jpg", "s.tar/dogs/c.png"]
 
 

@@ -36,7 +36,7 @@ class ImageSource:
             or, where there are none, the tables and archives, and leave out hidden ones. With several paths no file
             comes twice.
         recursive: whether folders are searched to any depth; what ``**`` stands for always is.
-        include: patterns of which a file must match one, if any are given.
+        include: patterns of which an image must match one, if any are given.
         exclude: patterns of which it must match none. A pattern without ``/`` is compared with the file's name, for
             ``exclude`` also with the folders' below the one named; one with ``/`` with the whole path below it.
             Upper and lower case differ.

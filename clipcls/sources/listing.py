@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from clipcls.sources.metadata import NAMES, Notes
 from clipcls.sources.remote import filesystem, is_web, tried
-from clipcls.sources.selection import CAMERA_SUFFIXES, CONTAINER_SUFFIXES, SUFFIXES, Found, Selection, fits, suffix_of
+from clipcls.sources.selection import CAMERA_SUFFIXES, SUFFIXES, TAR_SUFFIXES, Found, Selection, fits, suffix_of
 
 _S3 = ("s3://", "s3a://")
 _MAGIC = re.compile(r"[*?\[]")
@@ -36,7 +36,7 @@ def is_remote_folder(address: str) -> bool:
     """
     if address.endswith("/"):
         return True
-    if is_web(address) or suffix_of(address) in SUFFIXES | CAMERA_SUFFIXES | CONTAINER_SUFFIXES:
+    if is_web(address) or suffix_of(address) in SUFFIXES | CAMERA_SUFFIXES | TAR_SUFFIXES:
         return False
     fs, path = filesystem(address)
     return bool(tried(address, partial(fs.isdir, path)))
@@ -116,11 +116,14 @@ class _Walk:
         return iter(sorted(tried(self._root, partial(self._listed, folder))))
 
     def _listed(self, folder: str) -> list[_Entry]:
-        return [
-            _Entry(str(found["name"]).rstrip("/").rpartition("/")[2], found["type"] == "directory", found.get("size"))
-            for found in self._fs.ls(self._path + folder, detail=True)
-            if str(found["name"]).rstrip("/") != (self._path + folder).rstrip("/")
-        ]
+        place, entries = self._path + folder, []
+        for found in self._fs.ls(place, detail=True):
+            above, _, name = str(found["name"]).rstrip("/").rpartition("/")
+            is_itself = f"{above}/{name}/" == place
+            is_elsewhere = is_web(self._root) and f"{above}/" != place  # a page may link anywhere
+            if not is_itself and not is_elsewhere:
+                entries.append(_Entry(name, found["type"] == "directory", found.get("size")))
+        return entries
 
     def _pages(self, folder: str, start: str = "") -> Iterator[list[_Entry]]:
         """A bucket's folder by pages of a thousand, so that memory does not grow with what lies in it.

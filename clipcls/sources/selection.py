@@ -85,7 +85,7 @@ class Selection:
 
     def chosen(self, path: str) -> bool:
         """Whether a file is taken that is named itself."""
-        return (not self._include or _matches(path, self._include)) and not _matches(path, self._exclude)
+        return (self._includes(path) or suffix_of(path) in CONTAINER_SUFFIXES) and not _matches(path, self._exclude)
 
     def excluded(self, relative: str) -> bool:
         """Whether a file or folder met in a folder is left out, by its path below that folder."""
@@ -98,7 +98,7 @@ class Selection:
 
     def takes(self, relative: str) -> bool:
         """Whether a file met in a folder is wanted; camera files and videos that are not are counted."""
-        if self._include and not _matches(relative, self._include):
+        if not self._includes(relative):
             return False
         suffix = suffix_of(relative)
         if suffix in self._suffixes:
@@ -110,11 +110,10 @@ class Selection:
     def takes_container(self, relative: str) -> bool:
         """Whether a file met in a folder is a table or archive; a name that begins with ``_`` marks what is none."""
         path = relative.replace(os.sep, "/")
-        return (
-            suffix_of(path) in CONTAINER_SUFFIXES
-            and not any(part.startswith("_") for part in path.split("/"))
-            and (not self._include or _matches(path, self._include))
-        )
+        return suffix_of(path) in CONTAINER_SUFFIXES and not any(part.startswith("_") for part in path.split("/"))
+
+    def _includes(self, path: str) -> bool:
+        return not self._include or _matches(path, self._include)
 
 
 def suffix_of(path: str) -> str:

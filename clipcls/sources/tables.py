@@ -39,8 +39,8 @@ _CELLS = 32
 """Rows of images that are read at once."""
 _HELD = 32 << 20
 """Bytes of images that are held, for threads that do not ask in turn."""
-_GROUPS = 4
-"""Row groups from which images are being read."""
+_GROUPS = 2
+"""Row groups from which images are being read; of each at least a page is in memory, which many writers make large."""
 
 
 class Kind(Enum):
