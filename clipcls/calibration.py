@@ -20,7 +20,7 @@ from clipcls.evaluation import calibration_error, ranked
 from clipcls.heads import ZeroShotClassifier
 from clipcls.labelled import LabelledImages
 from clipcls.records import Activation, EncoderInfo
-from clipcls.textfile import FileFault, parse_structured, read_text, write_new_text
+from clipcls.textfile import FileFault, fits, parse_structured, read_text, write_new_text
 
 logger = logging.getLogger("clipcls")
 
@@ -182,8 +182,8 @@ def read_calibration(path: Path) -> Calibration:
     try:
         found = Calibration(**data | {"labels": tuple(data["labels"]), "temperature": data["temperature"] * 1.0})
         good = 1 / (10 * _WIDEST) < found.temperature < 10 * _WIDEST and type(data["temperature"]) is not bool
-        good = good and all(isinstance(label, str) for label in found.labels)
-    except (TypeError, KeyError):
+        good = good and fits(found, Calibration)
+    except (TypeError, KeyError, OverflowError):
         good = False
     if not good:
         raise FileFault(path, f"not a calibration: {_ADVICE} -o FILE")

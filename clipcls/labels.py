@@ -143,7 +143,7 @@ def _tidy(label: Label) -> Label:
         try:
             text.encode()
         except UnicodeEncodeError as exc:
-            shown = text.encode("utf-8", "backslashreplace").decode()
+            shown = text.encode(errors="backslashreplace").decode()
             raise UsageError(f"the label {shown!r} is not valid UTF-8 text; write it in UTF-8") from exc
     return replace(
         label, name=name, id=_clean(label.id or "") or None, synonyms=tuple(unique.values()), display=display

@@ -264,7 +264,8 @@ def _parts(data: bytes, file: Path) -> dict[str, Any]:
         raise FileFault(file, "not a head: make one with clipcls eval DIR --save-probe FILE") from exc
     weights, bias, labels = found["weights"], found["bias"], found["labels"]
     good = (
-        (labels.ndim, labels.dtype.kind) == (1, "U")
+        all(isinstance(part, np.ndarray) for part in found.values())  # what is no array in an archive comes as bytes
+        and (labels.ndim, labels.dtype.kind) == (1, "U")
         and all(labels)
         and len(set(labels.tolist())) == len(labels) > 0
         and (weights.dtype.kind, bias.dtype.kind) == ("f", "f")

@@ -231,7 +231,7 @@ def _from_json(data: Any, path: Path, part: str | None) -> PromptSet:
     if part is not None or _is_by_data_set(data):
         part, data = _one_data_set(data, path, part)
         if isinstance(data, list):
-            return PromptSet(part, _strings(data, path))
+            return PromptSet(part or path.stem, _strings(data, path))
     named = {name: _strings(own, path, f"{name[:40]!r}: ") for name, own in data.items()}
     return PromptSet(part or path.stem, (), labels=_composed(named))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -98,7 +99,7 @@ def _csv_records(stream: IO[str], file: Path, run: RunInfo | None) -> Iterator[R
                     yield Prediction(row["path"], (_csv_score(row["verdict"], "1", row["cosine"]),))
     except UnicodeDecodeError:
         raise
-    except (ValueError, csv.Error) as exc:
+    except (ValueError, KeyError, csv.Error) as exc:
         raise _damaged(file, rows.line_num, exc) from exc
 
 
@@ -120,8 +121,17 @@ def _csv_score(label: str, probability: str, cosine: str) -> Score:
     return Score(label, _number(probability), _number(cosine))
 
 
-def _number(cell: str) -> float:
-    return float(cell.replace(",", "."))
+def _number(given: Any) -> float:
+    number = float(given.replace(",", ".") if isinstance(given, str) else given)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {number}")
+    return number
+
+
+def _text(given: Any) -> str:
+    if not isinstance(given, str):
+        raise TypeError(f"{type(given).__name__} in place of a text")
+    return given
 
 
 def _json_records(stream: IO[str], file: Path, run: RunInfo | None) -> Iterator[Record]:
@@ -129,25 +139,27 @@ def _json_records(stream: IO[str], file: Path, run: RunInfo | None) -> Iterator[
         try:
             if line.strip(f"{_MARK} \r\n"):
                 yield _json_record(json.loads(line.removeprefix(_MARK)))
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as exc:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as exc:
             raise _damaged(file, number, exc) from exc
 
 
 def _json_record(row: dict[str, Any]) -> Record:
-    path = row["path"]
+    path = _text(row["path"])
     if row.get("path_bytes"):
         path = os.fsdecode(base64.b64decode(row["path_bytes"], validate=True))
     if row["status"] == "error":
         return Failure(path, str(row["error"]))
-    ranked = tuple(_json_score(score["label"], score) for score in row["ranked"])
+    ranked = tuple(_json_score(_text(score["label"]), score) for score in row["ranked"])
     scores = tuple(_json_score(label, score) for label, score in row.get("scores", {}).items())
-    group = GroupScore(row["group"]["name"], float(row["group"]["probability"])) if row.get("group") else None
-    sure = tuple(row["labels"]) if "labels" in row else _sure(row["status"], [row["label"]], ranked[0])
-    return Prediction(str(path), ranked, scores or None, sure=sure, group=group)
+    group = GroupScore(_text(row["group"]["name"]), _number(row["group"]["probability"])) if row.get("group") else None
+    sure = (
+        tuple(map(_text, row["labels"])) if "labels" in row else _sure(row["status"], [_text(row["label"])], ranked[0])
+    )
+    return Prediction(path, ranked, scores or None, sure=sure, group=group)
 
 
 def _json_score(label: str, score: dict[str, Any]) -> Score:
-    return Score(label, float(score["probability"]), float(score["cosine"]))
+    return Score(label, _number(score["probability"]), _number(score["cosine"]))
 
 
 def _sure(status: str, answer: list[str], best: Score) -> tuple[str, ...] | None:

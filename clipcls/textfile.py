@@ -5,13 +5,16 @@ from __future__ import annotations
 import codecs
 import json
 import logging
+import math
 import os.path
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import UnionType
+from typing import Any, BinaryIO, Literal, get_args, get_origin, get_type_hints
 
 from clipcls.errors import OutputError, UsageError
 
@@ -188,3 +191,30 @@ def _parse_yaml(text: str, path: Path) -> Any:
     except Exception as exc:  # of values that are none of their kind, such as !!bool x, it raises what comes
         cause = _beyond(exc) if isinstance(exc, RecursionError) else str(exc)[:100] or type(exc).__name__
         raise FileFault(path, f"not valid YAML: {cause}") from exc
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether what was read is of a type, as a dataclass's annotations name it; a float is finite, and may be whole.
+
+    Of a dataclass every field is looked at.
+    """
+    parts = get_args(kind)
+    match get_origin(kind):
+        case None if kind is Any:
+            return True
+        case None if kind is float:
+            return type(value) in (int, float) and math.isfinite(value)
+        case None if isinstance(kind, type) and is_dataclass(kind):
+            return isinstance(value, kind) and all(
+                fits(getattr(value, name), each) for name, each in get_type_hints(kind).items()
+            )
+        case None:
+            return type(value) is kind
+        case origin if origin is Literal:
+            return value in parts
+        case origin if origin is UnionType:
+            return any(fits(value, part) for part in parts)
+        case origin if origin is dict:
+            return isinstance(value, Mapping) and all(fits(item, parts[1]) for item in value.values())
+        case _:
+            return isinstance(value, tuple) and all(fits(item, parts[0]) for item in value)

@@ -119,9 +119,9 @@ def alike(weights: Float32) -> list[list[int]]:
         Row numbers of two or more rows that are the same, each list ascending.
     """
     # Equal rows lie side by side once sorted by their product with any fixed vector.
-    line = weights.astype(np.float64) @ np.cos(np.arange(weights.shape[1], dtype=np.float64))
+    line = weights @ np.cos(np.arange(weights.shape[1]))
     clusters: list[list[int]] = []
-    for row in map(int, np.argsort(line, kind="stable")):
+    for row in map(int, np.argsort(line)):
         if clusters and np.abs(weights[row] - weights[clusters[-1][0]]).max() < _SAME:
             clusters[-1].append(row)
         else:

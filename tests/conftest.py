@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeDoor, FakeEncoder
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from clipcls.cli import StderrHandler, run
 
 settings.register_profile("patient", deadline=None)  # a machine that has other work is slow, not wrong
+settings.register_profile(
+    "brief", deadline=None, max_examples=20, database=None, phases=[Phase.explicit, Phase.generate]
+)  # for mutation testing, where tests run a thousand times and nobody reads what failed
 settings.load_profile("patient")
 
 ROOT = Path(__file__).parent.parent
@@ -44,6 +47,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to be in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coverage does not look at the processes of this test: that takes time, memory, and modules of its own."""
+    for variable in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture

@@ -86,6 +86,8 @@ class Hub:
         """By file name the status with which its content comes."""
         self.ranges = True
         """Whether a part of a file can be had."""
+        self.shift = 0
+        """How many bytes behind what was asked for the parts begin."""
         self.pause = 0.0
         """Seconds after each piece."""
         self.sent: list[Sent] = []
@@ -185,6 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
         if first and first >= len(content):
             return self._send(416, {"Content-Range": f"bytes */{len(content)}"}, b"")
         if start:
+            first += self.hub.shift
             headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
         drops = self.hub.drops.get(name) if self.command == "GET" else None
         ends = [drops.pop(0)] if drops else []

@@ -122,6 +122,18 @@ def test_what_the_command_shows(here: Path, fake: Install, clipcls: Terminal) ->
     assert len(clipcls.rows("dedup", "照片", "--threshold", "-1")) == 5
 
 
+def test_many_images_are_told_of(
+    here: Path, fake: Install, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake()
+    picture(Path("a/1.png"))
+    picture(Path("a/2.png"))
+    monkeypatch.setattr(module, "_MANY", 2)
+    with caplog.at_level("INFO", "clipcls"):
+        clipcls("dedup", "a")
+    assert "comparing 2 images with each other" in caplog.messages
+
+
 def test_an_image_that_cannot_be_read_is_told(here: Path, fake: Install, clipcls: Terminal) -> None:
     fake()
     picture(Path("a/1.png"))

@@ -4,13 +4,17 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Terminal
 from fakes import FakeDoor, FakeEncoder
+from hub import Hub
 
 from clipcls import doctor
+from clipcls.encoders.agreement import Agreement
+from clipcls.errors import ClipclsError, DeviceError
 from clipcls.settings import Settings
 
 
@@ -27,7 +31,7 @@ def test_it_tells_what_a_maintainer_asks_for(clipcls: Terminal, monkeypatch: pyt
     assert "HF_HUB_OFFLINE=1" in told["environment"]
 
 
-def test_without_the_self_test_it_is_quick_and_imports_nothing_heavy(here: Path) -> None:
+def test_without_the_self_test_it_is_quick_and_imports_nothing_heavy(here: Path, unmeasured: None) -> None:
     check = "from clipcls.cli import run; import sys; assert run(['doctor']) == 0; print('torch' in sys.modules)"
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60, check=True)
@@ -48,6 +52,12 @@ def test_a_broken_torch_is_told(here: Path, clipcls: Terminal, monkeypatch: pyte
     assert "libcudart" in lines(clipcls("doctor"))["last self-test"]
 
 
+def test_a_torch_that_takes_its_process_with_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_IMPORT_TORCH", "import os; os._exit(7)")
+    with pytest.raises(ClipclsError, match="cannot be imported: exit code 7; pip install --force-reinstall torch"):
+        doctor._import_torch()
+
+
 def test_a_model_that_does_not_work_is_exit_code_4(clipcls: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_import_torch", lambda: "fine")
     told = lines(clipcls("doctor", "--self-test", "--model", "no/where", code=4))
@@ -61,6 +71,35 @@ def test_a_silent_hub_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(doctor, "_ask", lambda endpoint, answer: time.sleep(1))
     with pytest.raises(Exception, match=r"cannot be reached: no answer within 0.2 s; a mirror"):
         doctor._reach_hub()
+
+
+def test_what_the_hub_answers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with Hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        assert doctor._reach_hub() == f"{hub.url} answers 404"
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(ClipclsError, match=r"http://127.0.0.1:1 cannot be reached: .*refused; a mirror is set by"):
+        doctor._reach_hub()
+    monkeypatch.setenv("HF_ENDPOINT", "hf-mirror.com")
+    with pytest.raises(ClipclsError, match=r"HF_ENDPOINT is no web address: hf-mirror\.com"):
+        doctor._reach_hub()
+
+
+def test_precisions_are_compared_as_far_as_the_device_has_them(
+    clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def agreements(model: str, precisions: list[str], device: str, traced: Path) -> Iterator[Agreement]:
+        (precision,) = precisions
+        if precision == "fp16":
+            raise DeviceError("fp16 is for a graphics card")
+        yield Agreement(precision, 0.99, 0.98, 0.97, 0.999, 2.0 if precision == "bf16" else 1.0, 200)
+
+    monkeypatch.setattr("clipcls.encoders.agreement.agreements", agreements)
+    assert clipcls("doctor", "--probe").splitlines()[-2:] == [
+        "int8,1.00,0.99000,0.97000,99.9% of 200,no",
+        "bf16,2.00,0.99000,0.97000,99.9% of 200,yes",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from sklearn.calibration import calibration_curve
 from clipcls import Classifier, zeroshot
 from clipcls.answer import Scores
 from clipcls.calibration import calibrated, fit_temperature
+from clipcls.cli.eval import _worth
 from clipcls.errors import UsageError
 from clipcls.evaluation import BINS, Ranked, evaluate
 from clipcls.heads import Head
@@ -223,6 +224,14 @@ def test_the_temperature_that_made_the_labels_is_found(true: float, activation: 
     assert losses[1] == min(losses)
 
 
+def test_copies_of_one_picture_calibrate_nothing(fake: Install, here: Path, clipcls: Terminal) -> None:
+    fake()
+    for label in ("red", "blue"):
+        picture(Path("copies", label, "1.png"))
+    clipcls("eval", "copies", "--calibrate", code=2)
+    assert "calibration needs two images or more" in clipcls.err
+
+
 def test_calibrated_probabilities(fake: Install, folder: Path, clipcls: Terminal) -> None:
     fake()
     for at in range(3):
@@ -322,6 +331,38 @@ def test_the_probe_is_scikit_learns(labels: int) -> None:
         for strength in (0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
     ]
     assert min(float(np.abs(ours - each).max()) for each in theirs) < 1e-3
+
+
+def test_a_probe_is_told_beside_the_zero_shot_classifier(fake: Install, folder: Path, clipcls: Terminal) -> None:
+    fake()
+    told = clipcls("eval", folder, "--prompts", "{}", "--probe", "--draws", "2").splitlines()
+    at = told.index("images a label,learned from,top-1,spread,over zero-shot")
+    assert [line.split(",")[:2] for line in told[at + 1 :]] == [["1", "3"], ["2", "6"], ["all", "9"]]
+    assert "on the same 9 pictures held out; " in clipcls.err
+
+
+@pytest.mark.parametrize(
+    ("zero_shot", "worth"),
+    [
+        (0.4, "one labelled picture a label is better"),
+        (0.7, "it is worth about 2.8 labelled pictures a label"),
+        (0.85, "it takes all labelled pictures of the other half to be as good"),
+        (0.95, "no probe of these is as good"),
+    ],
+)
+def test_what_zero_shot_is_worth_is_told(zero_shot: float, worth: str) -> None:
+    points = (Shots(1, 4, 0.5, 0, 1), Shots(2, 8, 0.6, 0, 1), Shots(4, 16, 0.8, 0, 1), Shots(None, 99, 0.9, 0, 1))
+    assert _worth(Curve(50, zero_shot, points)) == worth
+
+
+def test_of_many_labels_the_commonest_mistakes_are_told(fake: Install, here: Path, clipcls: Terminal) -> None:
+    fake()
+    for at in range(13):
+        picture(Path("many", f"no {at}", "1.png"), COLOURS["blue"])
+        picture(Path("many", "blue", f"{at}.png"), COLOURS["blue"])
+    told = clipcls("eval", "many", "--prompts", "{}").splitlines()
+    rows = told[told.index("shown,called,images") + 1 :]
+    assert len(rows) == 10 and all(row.endswith(",blue,1") for row in rows)
 
 
 def test_a_kept_probe_answers_in_place_of_labels(fake: Install, folder: Path, clipcls: Terminal) -> None:

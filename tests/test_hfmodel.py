@@ -17,7 +17,7 @@ import pytest
 from conftest import IMAGES, ROOT
 from hub import Hub
 from PIL import Image, ImageOps
-from tiny import CONTEXT, FAMILIES, make_hf_model
+from tiny import CONTEXT, FAMILIES, READER, make_hf_model
 
 from clipcls.encoders import load_encoder
 from clipcls.encoders.spec import ModelSpec
@@ -428,6 +428,32 @@ def test_a_model_that_does_not_score_by_a_cosine(hf_models: dict[str, Path], mon
         load(hf_models["clip"])
     monkeypatch.delattr(CLIPModel, "get_image_features")
     with pytest.raises(ModelError, match="by a cosine"):
+        load(hf_models["clip"])
+
+
+ALIGN = (
+    {
+        "projection_dim": 32,
+        "temperature_init_value": 0.05,
+        "text_config": READER | {"max_position_embeddings": CONTEXT},
+        "vision_config": {"image_size": 32, "width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 32},
+    },
+    {"image_processor_type": "EfficientNetImageProcessor", "size": {"height": 32, "width": 32}},
+)
+
+
+def test_a_temperature_in_place_of_a_scale(
+    tmp_path: Path, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FAMILIES, "align", ALIGN)
+    encoder = load(make_hf_model(tmp_path, "align"))
+    assert encoder.info.logit_scale == pytest.approx(1 / 0.05)
+    assert embed(encoder, pictures[:1]).shape == (1, encoder.info.dim)
+
+
+def test_a_transformers_of_another_make_is_told(hf_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipcls.encoders.hffiles._TABLE", "ELSEWHERE")
+    with pytest.raises(ModelError, match=r"the installed transformers 5\S* is not understood, it has no ELSEWHERE"):
         load(hf_models["clip"])
 
 

@@ -163,6 +163,11 @@ TROUBLES: dict[str, tuple[str, list[str], Fault | None]] = {
     "no open_clip model": ("hf-hub:tiny/other", ["tiny/other holds no open_clip_config.json"], None),
     "no weights": ("hf-hub:tiny/bare", ["tiny/bare holds no open_clip weights", WEIGHTS], None),
     "no tokenizer": ("hf-hub:tiny/mute", ["tiny/siglip, whose tokenizer the model needs, holds none"], None),
+    "a tower of no known type": (
+        "hf-hub:tiny/odd",
+        ["cannot build a text tower", "the hub repository tiny/words"],
+        None,
+    ),
     "no name": ("hf-hub:tiny/--x..y", ["'tiny/--x..y'", "ORGANISATION/REPOSITORY"], None),
 }
 
@@ -176,6 +181,10 @@ def test_trouble_with_the_hub_is_told_in_one_line(
     hub.push("tiny/bare", files(tiny_models["clip"], "open_clip_config.json"))
     hub.push("tiny/siglip", {"config.json": b"{}"})
     hub.push("tiny/mute", files(tiny_models["siglip"], "open_clip_config.json", WEIGHTS))
+    text_cfg = HF_TEXT["model_cfg"]["text_cfg"] | {"hf_model_name": "tiny/words"}
+    config = {"model_cfg": HF_TEXT["model_cfg"] | {"text_cfg": text_cfg}}
+    hub.push("tiny/odd", {"open_clip_config.json": json.dumps(config).encode()})
+    hub.push("tiny/words", {"config.json": b'{"model_type": "mine"}'})
     told(person.command(model), *words)
 
 

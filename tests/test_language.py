@@ -98,6 +98,8 @@ class Messages:
     def __init__(self) -> None:
         self.sources = [Source(path) for path in sorted(PACKAGE.rglob("*.py"))]
         self.found: dict[str, str] = dict.fromkeys(TYPERS_OWN, "Typer") | dict.fromkeys(FILLED_IN, "filled in")
+        self.places: dict[tuple[str, int], str] = {}
+        """By module and line a message that stands there."""
         self._followed: set[ast.FunctionDef] = set()
         self._errors = {
             each.name
@@ -129,6 +131,7 @@ class Messages:
         key = re.sub(r"(\{\}){2,}", "{}", key).strip(" \n;,").removeprefix(": ")
         if not key.startswith("clipcls ") and WORD.search("".join(parts(key)[0])):
             self.found.setdefault(key, f"{place.source.name}:{place.line}")
+            self.places.setdefault((place.source.name, place.line), key)
 
     def forms(self, text: ast.expr, place: Place) -> list[str]:
         """Every key that a text can have; what only the run will tell is a gap."""
@@ -468,7 +471,7 @@ def test_help_in_chinese() -> None:
         assert "…" not in page
 
 
-def test_help_in_english_reads_no_catalogue() -> None:
+def test_help_in_english_reads_no_catalogue(unmeasured: None) -> None:
     code = (
         "import sys\nfrom clipcls.cli import run\ncode = run(['--help'])\n"
         "assert 'tomllib' not in sys.modules\nraise SystemExit(code)"

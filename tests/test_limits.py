@@ -22,6 +22,7 @@ from clipcls import loading
 from clipcls.errors import DecodeError
 from clipcls.isolated import Decoder
 from clipcls.loading import Limits, Loaded, Loaders
+from clipcls.records import ImageRef
 from clipcls.sources import ImageSource
 from clipcls.store import Store
 from clipcls.store.absent import NoStore
@@ -206,6 +207,24 @@ def test_a_large_file_waits_for_the_other(
     paths = [picture(here / f"{at}.png", (at, 0, 0)) for at in range(8)]
     load(loaders(Limits(), workers=4), *paths)
     assert most == 1
+
+
+def test_no_memory_to_read_or_to_prepare_one_is_a_row(
+    loaders: Callable[..., Loaders], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    class Large(io.BytesIO):
+        read = full  # type: ignore[assignment]
+
+    path = picture(here / "a.png")
+    monkeypatch.setattr(FakeEncoder, "preprocess", full)
+    (found,) = load(loaders(Limits()), path)
+    assert (found.error, found.remember) == ("not enough memory to prepare it", False)
+    mine = loaders(Limits())
+    found = mine.result(mine.submit(ImageRef("a.png", str(here), None, Large)))
+    assert (found.key, found.error, found.remember) == (None, "cannot be read: not enough memory", False)
 
 
 def test_another_process_decodes_as_a_thread_does() -> None:

@@ -308,7 +308,7 @@ def test_list(clipcls: Terminal, hub: Path) -> None:
     assert found["xlmr-b32"]["imagenet"] == 0.6236 and found["starter"]["on_disk"] == "yes"
 
 
-def test_list_is_quick_and_imports_nothing_heavy() -> None:
+def test_list_is_quick_and_imports_nothing_heavy(unmeasured: None) -> None:
     code = (
         "import sys, time; began = time.perf_counter(); from clipcls.cli import run; code = run(['models', 'list']);"
         "heavy = {'torch', 'open_clip', 'transformers', 'numpy', 'onnxruntime', 'httpx'} & set(sys.modules);"
@@ -377,7 +377,13 @@ def test_info_measures_a_precision(clipcls: Terminal, monkeypatch: pytest.Monkey
     assert len(asked) == 2
 
 
-@pytest.mark.parametrize("source", ["", "what(", "_PRETRAINED = 1", "_PRETRAINED = {'a': {'b': {}}}", "for a in b: 1"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("", "what(", "_PRETRAINED = 1", "_PRETRAINED = {'a': {'b': {}}}", "for a in b: 1"),
+        *("_PRETRAINED = {}", "_PRETRAINED = {'a': {'b': {'hf_hub': 1}}}"),
+    ],
+)
 def test_an_open_clip_of_another_make_is_told_in_one_line(
     clipcls: Terminal, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:

@@ -135,7 +135,7 @@ print(json.dumps([code, sorted(heavy), peak[0], time.perf_counter() - began]), f
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
-def test_an_uncached_answer_needs_no_torch(here: Path) -> None:
+def test_an_uncached_answer_needs_no_torch(here: Path, unmeasured: None) -> None:
     words = ["classify", str(IMAGES / "chelsea.jpg"), "--labels", "大象,冰箱,猫", "--no-cache"]
     done = subprocess.run(
         [sys.executable, "-c", REPORT, *words], capture_output=True, text=True, encoding="utf-8", timeout=60

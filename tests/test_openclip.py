@@ -33,7 +33,8 @@ from tiny import (
 )
 
 from clipcls import Classifier, load_prompts
-from clipcls.encoders import load_encoder
+from clipcls.encoders import load_encoder, ondisk
+from clipcls.encoders.spec import parse_spec
 from clipcls.errors import DeviceError, ModelError, OutOfMemory
 from clipcls.pipeline import Embedder
 from clipcls.records import TokenCount
@@ -956,6 +957,9 @@ def test_unknown_architectures_and_tags(
     with pytest.raises(ModelError) as caught:
         _ = load(model).info
     assert answer in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(ModelError) as without_loading:
+        ondisk.parts(parse_spec(model))
+    assert str(without_loading.value) == str(caught.value)
 
 
 # Devices.
@@ -974,6 +978,66 @@ def test_a_device_that_is_not_there(tiny_models: dict[str, Path], monkeypatch: p
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(DeviceError, match="no device cuda:2: this machine has cuda:0 to cuda:1"):
         load_encoder(str(tiny_models["clip"]), device="cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("cards", "apple", "device"), [(0, False, "cpu"), (0, True, "mps"), (1, False, "cuda"), (1, True, "cuda")]
+)
+def test_the_best_device_there_is(cards: int, apple: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from clipcls.encoders.devices import resolve_device
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: apple)
+    assert resolve_device("auto") == torch.device(device)
+
+
+class Driver:
+    """NVIDIA's, as far as a program asks it for cards."""
+
+    def __init__(self, cards: int, fault: int = 0) -> None:
+        self.cards, self.fault = cards, fault
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802
+        return self.fault
+
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+        count._obj.value = self.cards
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "driver", "there"),
+    [
+        ("linux", "x86_64", Driver(2), True),
+        ("linux", "x86_64", Driver(0), False),
+        ("win32", "AMD64", Driver(1, fault=100), False),
+        ("linux", "x86_64", object(), False),
+        ("linux", "x86_64", None, False),
+        ("darwin", "arm64", None, True),
+        ("darwin", "x86_64", None, False),
+    ],
+)
+def test_a_graphics_card_is_looked_for_without_torch(
+    system: str, machine: str, driver: object, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipcls.encoders.gpu import may_have_gpu
+
+    def load_library(name: str) -> object:
+        if driver is None:
+            raise OSError(f"{name}: cannot open shared object file")
+        return driver
+
+    monkeypatch.setattr("sys.platform", system)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("ctypes.CDLL", load_library)
+    may_have_gpu.cache_clear()
+    try:
+        assert may_have_gpu() is there
+    finally:
+        may_have_gpu.cache_clear()
 
 
 def out_of_memory_errors() -> list[Exception]:
@@ -1031,6 +1095,13 @@ def test_errors_of_the_device_and_of_the_model_are_told_apart(
     fail_with(RuntimeError("CUDA out of memory."))
     with pytest.raises(OutOfMemory, match="--batch-size"):
         encoder.encode_texts(["cat"])
+    emptied: list[bool] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.cuda.is_available", lambda: True)
+        patch.setattr("torch.cuda.empty_cache", lambda: emptied.append(True))
+        with pytest.raises(OutOfMemory):
+            encoder.encode_texts(["cat"])
+    assert emptied == [True]  # else what a large batch left would be missing for the smaller one
     fail_with(RuntimeError("CUDA error: no kernel image is available for execution on the device\nand more"))
     with pytest.raises(DeviceError, match=r"^the GPU failed: CUDA error: no kernel .*; use --device cpu$") as caught:
         encoder.encode_texts(["cat"])

@@ -179,6 +179,21 @@ def test_prompts_are_embedded_once(fake: Install, open_embedder: Callable[..., E
     assert encoder.texts[3:] == ["a green one"] and again[0].cut and again[0].tokens == 77
 
 
+def test_many_prompts_are_told(
+    fake: Install,
+    open_embedder: Callable[..., Embedder],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fake()
+    monkeypatch.setattr(pipeline, "_MANY_TEXTS", 3)
+    with caplog.at_level("INFO", "clipcls"):
+        open_embedder().texts(["a", "b"])
+        assert caplog.messages == []
+        open_embedder().texts(["a", "c", "d", "e"])
+    assert caplog.messages == ["embedding 3 prompts, which is done once"]
+
+
 def test_the_source_is_read_only_a_little_ahead(
     fake: Install, tmp_path: Path, open_embedder: Callable[..., Embedder]
 ) -> None:

@@ -58,6 +58,20 @@ def test_a_precision_that_a_device_has_not(asked: str, device: str) -> None:
         resolve_precision(asked, torch.device(device))
 
 
+def test_a_torch_without_8_bit_products_is_told(
+    models: dict[str, Path], here: Path, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_engine(*_: object, **__: object) -> None:
+        raise RuntimeError("Didn't find engine for operation quantized::linear_prepack NoQEngine")
+
+    monkeypatch.setattr("torch.ao.quantization.quantize_dynamic", no_engine)
+    words = ["--labels", "cat,dog", "--model", models["clip"], "--precision", "int8", "--no-cache"]
+    clipcls("classify", IMAGES / "chelsea.jpg", *words, code=5)
+    *_, line = clipcls.err.splitlines()
+    assert "this build of torch does not compute in int8: Didn't find engine" in line
+    assert line.endswith("use --precision auto")
+
+
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 @pytest.mark.parametrize("name", ["clip", "siglip", "hf", "chinese_clip"])
 def test_other_precisions_give_nearly_the_same_under_another_fingerprint(

@@ -153,6 +153,11 @@ def test_edit_checks_on_save(
     assert len(clipcls.out.splitlines()) == int(told[8]) + int(told[18])
 
 
+def test_edit_takes_no_template(here: Path, clipcls: Terminal) -> None:
+    clipcls("prompts", "edit", "a photo of", code=2)
+    assert "'a photo of' has no place for the label: write {label} or {类别} into it" in clipcls.err
+
+
 def test_edit_opens_the_set_that_wins(
     here: Path, user: Path, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,6 +197,16 @@ def test_a_transfer_that_gets_nowhere_is_given_up_and_kept(hub: Hub, clipcls: Te
     check_whole(tmp_path / "hub", content)
 
 
+def test_a_part_that_was_not_asked_for_is_not_taken(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    content = big(hub)
+    hub.drops[WEIGHTS], hub.shift = [500_000], 1
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, "cannot download", "it sent another part than the one asked for", "run it again")
+    hub.shift = 0
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    check_whole(tmp_path / "hub", content)
+
+
 def test_two_pulls_at_once_share_one_download(hub: Hub, tmp_path: Path) -> None:
     content = big(hub, size=MEGABYTE)
     hub.pause = 0.02
@@ -226,6 +236,17 @@ def test_a_file_with_another_hash_is_thrown_away(hub: Hub, clipcls: Terminal, tm
     hub.wrong.clear()
     clipcls("models", "pull", "hf-hub:tiny/big")
     check_whole(tmp_path / "hub", content)
+
+
+def test_a_file_of_another_size_is_not_taken(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    content = big(hub)
+    hub.wrong[WEIGHTS] = content[WEIGHTS][:1000]
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, "the transfer ended after 1000 of 3000000 bytes")
+    hub.ranges, hub.wrong[WEIGHTS] = False, content[WEIGHTS] + b"?"
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, "has 3000001 bytes instead of 3000000")
+    assert not list(tmp_path.rglob("*.safetensors")) and not list(tmp_path.rglob("*.clipcls-partial"))
 
 
 @pytest.mark.parametrize("size", [1000, 3 * MEGABYTE, 4 * MEGABYTE])
@@ -350,6 +371,17 @@ def test_an_index_that_names_other_places(shard: str, hub: Hub, clipcls: Termina
     assert all(name.startswith("models--tiny--parts/") for name in in_cache(tmp_path / "hub"))
 
 
+def test_a_hub_that_names_no_commit_renews_nothing(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
+    content = big(hub)
+    clipcls("models", "pull", "hf-hub:tiny/big")
+    hub.repos["tiny/big"].main = "newest"
+    for files_there in (content, {}):
+        hub.repos["tiny/big"].commits["newest"] = files_there
+        clipcls("models", "pull", "hf-hub:tiny/big", "--renew", code=4)
+        said(clipcls, "does not answer as a Hugging Face hub does", "no proxy answers")
+    check_whole(tmp_path / "hub", content)
+
+
 def test_what_was_begun_of_a_version_left_behind_is_removed(hub: Hub, clipcls: Terminal, tmp_path: Path) -> None:
     content = big(hub)
     clipcls("models", "pull", "hf-hub:tiny/big")
@@ -384,11 +416,14 @@ def said(clipcls: Terminal, *words: str) -> None:
         assert word in line
 
 
-def test_no_network(hub: Hub, clipcls: Terminal) -> None:
+def test_no_network(hub: Hub, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     clipcls("models", "pull", "hf-hub:tiny/big", "--endpoint", "http://127.0.0.1:1", code=4)
     said(clipcls, "cannot download", "http://127.0.0.1:1", "--endpoint or HF_ENDPOINT", "models export and import")
     clipcls("models", "pull", "hf-hub:tiny/big", "--endpoint", "hf-mirror.com", code=2)
     said(clipcls, "hf-mirror.com", "write it like https://")
+    monkeypatch.setattr(constants, "ENDPOINT", "hf-mirror.com")
+    clipcls("models", "pull", "hf-hub:tiny/other", code=4)
+    said(clipcls, "HF_ENDPOINT is no web address: hf-mirror.com", "write it like https://")
     assert hub.requests == []
 
 
@@ -418,6 +453,62 @@ def test_the_disk_fills_up(hub: Hub, clipcls: Terminal, tmp_path: Path, monkeypa
     clipcls("models", "pull", "hf-hub:tiny/big")
     check_whole(tmp_path / "hub", content)
     assert hub.total < sum(map(len, content.values())) + MEGABYTE
+
+
+def test_a_disk_that_fails(hub: Hub, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    big(hub)
+    monkeypatch.setattr("clipcls.encoders.download.tell", fail)
+    clipcls("models", "pull", "hf-hub:tiny/big", code=4)
+    said(clipcls, "cannot download", "Input/output error", "run it again")
+
+
+def test_where_no_links_can_be_files_take_their_place(
+    hub: Hub, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("a required privilege is not held by the client")
+
+    content = big(hub)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "symlink_to", refuse)
+        clipcls("models", "pull", "hf-hub:tiny/big")
+    folder = Path(clipcls("models", "path", "hf-hub:tiny/big").strip())
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == content
+    assert not any(path.is_symlink() for path in folder.iterdir())
+
+    hub.push("tiny/linked", content)
+    clipcls("models", "pull", "hf-hub:tiny/linked")
+    folder = Path(clipcls("models", "path", "hf-hub:tiny/linked").strip())
+    blob = (folder / WEIGHTS).resolve()
+    (folder / WEIGHTS).unlink()
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    clipcls("models", "pull", "hf-hub:tiny/linked")
+    assert not (folder / WEIGHTS).is_symlink() and (folder / WEIGHTS).read_bytes() == content[WEIGHTS]
+    assert blob.read_bytes() == content[WEIGHTS]  # another link may lead to it
+
+
+def test_whoever_waits_for_the_same_file_is_told(hub: Hub, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from clipcls.encoders.download import _lock
+
+    home, held, done = tmp_path / "hub" / "models--tiny--big", threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with _lock(home, "etag"):
+            held.set()
+            done.wait(30)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert held.wait(30)
+    with pytest.raises(TimeoutError), _lock(home, "etag", wait=False):
+        pass
+    threading.Timer(0.5, done.set).start()
+    with caplog.at_level("INFO", "clipcls"), _lock(home, "etag"):
+        assert "waiting for another program that downloads the same file" in caplog.messages
+    other.join()
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="another system's permissions")
@@ -742,6 +833,10 @@ def test_an_export_never_overwrites_and_leaves_no_half_folder(
     assert "No space left" in clipcls.err and "free some room" in clipcls.err
     clipcls("models", "export", model, tmp_path / "file" / "new", code=7)
     assert "Not a directory" in clipcls.err and "choose a place" in clipcls.err and "room" not in clipcls.err
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "iterdir", full_disk)
+        clipcls("models", "export", model, tmp_path / "empty", code=7)
+    said(clipcls, "cannot write", str(tmp_path / "empty"))
     assert {path.name for path in tmp_path.iterdir()} == {"full", "file", "empty"}
 
 
@@ -819,10 +914,21 @@ def test_imported_models_are_listed_used_and_removed(
     monkeypatch.setattr("sys.stdin", Answering("n\n"))
     clipcls("models", "remove", "mine")
     assert folder.is_dir()
+    monkeypatch.setattr("sys.stdin", Answering(""))
+    clipcls("models", "remove", "mine", code=130)
+    assert folder.is_dir()
     monkeypatch.setattr("sys.stdin", Answering("y\n"))
+    with monkeypatch.context() as patch:
+        patch.setattr("clipcls.encoders.transfer.shutil.rmtree", in_use)
+        clipcls("models", "remove", "mine", "--yes", code=7)
+    said(clipcls, f"cannot delete {folder}", "in use", "delete it by hand")
     clipcls("models", "remove", "mine")
     assert not folder.exists() and f"deleted {folder}" in clipcls.err
     assert clipcls.rows("models", "list")[-1]["name"] != "mine"
+
+
+def in_use(*_: object) -> None:
+    raise OSError("in use")
 
 
 class Answering(io.StringIO):

@@ -197,6 +197,13 @@ ROW = {"path": "a", "status": "ok", "label": "b", "ranked": [{"label": "b", "pro
         ("out.jsonl", json.dumps(ROW | {"path_bytes": "*"}) + "\n", "line 1"),
         ("out.jsonl", json.dumps(ROW | {"ranked": []}) + "\n", "line 1"),
         ("out.jsonl", json.dumps(ROW | {"ranked": None}) + "\n", "line 1"),
+        ("out.jsonl", json.dumps(ROW | {"path": 5}) + "\n", "int in place of a text"),
+        ("out.jsonl", json.dumps(ROW | {"label": None}) + "\n", "NoneType in place of a text"),
+        ("out.jsonl", json.dumps(ROW).replace("0.5", "NaN") + "\n", "the number nan"),
+        ("out.jsonl", json.dumps(ROW).replace("0.5", "9" * 400) + "\n", "too large"),
+        ("out.jsonl", "[" * 100_000 + "\n", "line 1"),
+        ("out.csv", HEAD + "a.jpg,ok,b,1e999,0.1,\n", "the number inf"),
+        ("out.csv", HEAD.replace("error", "label_2,error") + "a.jpg,ok,b,0.5,0.1,c,\n", "no 'probability_2'"),
     ],
 )
 def test_what_is_no_result_file(here: Path, name: str, content: str | bytes | None, told: str) -> None:
@@ -209,9 +216,12 @@ def test_what_is_no_result_file(here: Path, name: str, content: str | bytes | No
 
 def test_a_damaged_run_file(images: Path, clipcls: Terminal) -> None:
     clipcls("classify", "图片/红.png", "-l", "红,绿", "-o", "out.csv")
-    Path("out.csv.run.json").write_text("{")
-    with pytest.raises(InputError, match=r"out\.csv\.run\.json.*move it away"):
-        read_results("out.csv")
+    run = json.loads(Path("out.csv.run.json").read_text("utf-8"))
+    bad = ({"base": 5}, {"top_k": "1"}, {"temperature": 1e999}, {"groups": [1]}, {"labels": 1})
+    for text in ("{", "[]", "[" * 100_000, *(json.dumps(run | each) for each in bad)):
+        Path("out.csv.run.json").write_text(text)
+        with pytest.raises(InputError, match=r"out\.csv\.run\.json.*move it away"):
+            read_results("out.csv")
     Path("out.csv.run.json").unlink()
     assert read_results("out.csv").run is None
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import threading
 import time
@@ -201,6 +202,19 @@ def test_a_place_that_cannot_be_written(here: Path, name: str, reason: str) -> N
         write(Page(title="t", items=()), Path(name))
 
 
+def test_what_the_system_refuses_is_told(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page(title="t", items=())
+    with pytest.raises(OutputError, match="cannot be written: File name too long; name another place"):
+        write(page, here / ("y" * 250 + ".html"))
+    (here / "file").write_text("mine")
+    with pytest.raises(OutputError, match="file is no folder; name another one for the thumbnails"):
+        write(page, here / "r.html", thumbnails=here / "file")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # to the tests' own root everything is open
+    with pytest.raises(OutputError, match=r"r\.html: the folder .* cannot be written to"):
+        write(page, here / "r.html")
+    assert [path.name for path in here.iterdir()] == ["file"]
+
+
 def test_thumbnails_in_a_folder(here: Path) -> None:
     (here / "out").mkdir()
     folder = here / "缩 #1%"
@@ -336,6 +350,13 @@ def test_mistakes_are_one_line(
     assert line.startswith("error: ") and message in line and not Path("r.html").exists()
 
 
+class Keyboard(io.StringIO):
+    """Somebody at a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_a_large_page_is_asked_about(
     fake: Install, imgs: Path, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,7 +365,14 @@ def test_a_large_page_is_asked_about(
     monkeypatch.setattr("clipcls.cli.report._LARGE", 100)
     clipcls("report", "out.csv", "-o", "r.html", code=2)
     assert "r.html would have about 0.0 MB: --thumbnails DIR keeps the thumbnails beside it, --yes" in clipcls.err
+    for answer, code in (("n\n", 0), ("", 130)):
+        monkeypatch.setattr("sys.stdin", Keyboard(answer))
+        clipcls("report", "out.csv", "-o", "r.html", code=code)
+        assert "r.html would have about 0.0 MB (--thumbnails DIR keeps" in clipcls.err
     assert not list(Path().glob("r.html*"))
+    monkeypatch.setattr("sys.stdin", Keyboard("y\n"))
+    clipcls("report", "out.csv", "-o", "asked.html", "-q")
+    assert Path("asked.html").is_file()
     clipcls("report", "out.csv", "-o", "r.html", "--yes", "-q")
     clipcls("report", "out.csv", "-o", "s.html", "--thumbnails", "small", "-q")
 

@@ -144,6 +144,11 @@ def test_pictures_like_another(folder: Path, clipcls: Terminal) -> None:
     assert "no images in it" in clipcls.err
 
 
+def test_a_threshold_that_nothing_reaches_is_told(folder: Path, clipcls: Terminal) -> None:
+    assert clipcls.rows("search", "red", folder, "--threshold", 1) == []
+    assert "nothing reaches a cosine of 1" in clipcls.err
+
+
 def test_an_image_that_cannot_be_read_is_told(folder: Path, clipcls: Terminal) -> None:
     for at in range(5):
         (folder / f"broken{at}.jpg").write_bytes(b"")

@@ -60,7 +60,16 @@ def test_protecting_a_cell_is_undone_and_leaves_no_trigger(cell: str) -> None:
 
 @pytest.mark.parametrize(
     ("cell", "protected"),
-    [("=1+1", "'=1+1"), ("'=1", "''=1"), ("＝1", "'＝1"), ("'quoted'", "'quoted'"), ("a=b", "a=b"), ("", "")],
+    [
+        ("=1+1", "'=1+1"),
+        ("a;=1", "a;'=1"),
+        ("a;'=\t-", "a;''=\t'-"),
+        ("'=1", "''=1"),
+        ("＝1", "'＝1"),
+        ("'quoted'", "'quoted'"),
+        ("a=b", "a=b"),
+        ("", ""),
+    ],
 )
 def test_protected_cells(cell: str, protected: str) -> None:
     assert protect_cell(cell) == protected

@@ -533,7 +533,9 @@ def test_the_answers_of_a_result_file(colours: Path, clipcls: Terminal, here: Pa
     assert "none of the images is where it was; were they sorted already?" in clipcls.err
 
 
-def test_a_dry_run_touches_nothing(colours: Path, clipcls: Terminal, here: Path) -> None:
+def test_a_dry_run_touches_nothing(
+    colours: Path, clipcls: Terminal, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = tree(here)
     found = clipcls.rows("sort", "图片", *LABELS, "--into", "分类", "--move", "--dry-run", "--no-cache")
     assert [(row["label"], row["images"], row["folder"]) for row in found[:1]] == [
@@ -541,6 +543,9 @@ def test_a_dry_run_touches_nothing(colours: Path, clipcls: Terminal, here: Path)
     ]
     assert sum(int(row["images"]) for row in found) == 4
     assert "图片/红 1.png -> 分类/红/红 1.png" in clipcls.err
+    monkeypatch.setattr("clipcls.cli.sort._SHOWN", 1)
+    clipcls("sort", "图片", *LABELS, "--into", "分类", "--move", "--dry-run", "--no-cache")
+    assert clipcls.err.count(" -> ") == 1 and "and 3 more" in clipcls.err
     assert tree(here) == before and not Path("分类").exists()
 
 
@@ -629,8 +634,30 @@ def test_ctrl_c_tells_the_way_back(
         patched.setattr(sorting.os, "replace", interrupted)
         clipcls("sort", "图片", *LABELS, "--into", "out", "--move", code=130)
     assert "cut off after" in clipcls.err and len(tree(colours)) + len(images(here / "out")) == 4
+    with monkeypatch.context() as patched:
+        patched.setattr(sorting, "undo", stopped)
+        clipcls("sort", "--undo", next((here / "out").glob("*.undo.jsonl")), code=130)
+        assert "interrupted; the same command goes on" in clipcls.err
+        patched.setattr(sorting, "plan", stopped)
+        clipcls("sort", "图片", *LABELS, "--into", "other", code=130)
+        assert "interrupted: nothing was sorted yet" in clipcls.err and not Path("other").exists()
     clipcls("sort", "--undo", next((here / "out").glob("*.undo.jsonl")))
     assert tree(colours) == before
+
+
+def stopped(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_many_that_cannot_be_undone_are_counted(
+    colours: Path, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clipcls("sort", "图片", *LABELS, "--into", "out")
+    for path in Path("out").rglob("*.png"):
+        path.write_bytes(b"mine")
+    monkeypatch.setattr("clipcls.cli.sort._SHOWN", 1)
+    clipcls("sort", "--undo", next(Path("out").glob("*.undo.jsonl")), code=3)
+    assert clipcls.err.count("changed since") == 1 and "and 3 more" in clipcls.err
 
 
 def test_undo_tells_what_is_left(colours: Path, clipcls: Terminal) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from clipcls import textfile
 from clipcls.errors import UsageError
-from clipcls.textfile import FileFault, parse_structured, place_of, read_text
+from clipcls.textfile import FileFault, fits, parse_structured, place_of, read_text, write_new_text
 
 TEXT = "大象\n冰箱 fridge\n｛类别｝，蚂蚁。\n"
 
@@ -135,3 +137,49 @@ def test_what_is_not_valid_has_its_place(name: str, text: str, line: int, column
     assert raised.value.reason.startswith(reason)
     assert (raised.value.line, raised.value.column) == (line, column)
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 300
+
+
+@dataclass(frozen=True)
+class Inner:
+    text: str
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: tuple[Inner, ...] = ()
+    number: float = 1.0
+    maybe: int | None = None
+    one_of: Literal["a", "b"] = "a"
+    counts: dict[str, int] = field(default_factory=dict)
+    any: Any = None
+
+
+@pytest.mark.parametrize("good", [{}, {"inner": (Inner("x"),), "number": 2, "maybe": 3, "counts": {"a": 1}, "any": []}])
+def test_what_was_read_fits_its_type(good: dict[str, Any]) -> None:
+    assert fits(Outer(**good), Outer)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"inner": (Inner(5),)},  # type: ignore[arg-type]
+        {"inner": ["x"]},
+        *({"number": number} for number in ("1", True, float("nan"), float("inf"), None)),
+        {"maybe": "x"},
+        {"maybe": True},
+        {"one_of": "c"},
+        {"one_of": []},
+        {"counts": {"a": "b"}},
+        {"counts": []},
+    ],
+)
+def test_what_was_read_does_not_fit_its_type(bad: dict[str, Any]) -> None:
+    assert not fits(Outer(**bad), Outer)
+    assert not fits(bad, Outer)
+
+
+def test_a_file_that_came_meanwhile_stays(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(UsageError, match="exists and stays as it is"):
+        write_new_text(tmp_path / "a.txt", "yours")
+    assert (tmp_path / "a.txt").read_text() == "mine"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -13,16 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import IMAGES, Terminal
 from PIL import Image
 from tiny import CLIP, FAMILIES, HF_TEXT, make_hf_model, make_model, make_models, make_nllb
 
 from clipcls import Classifier
-from clipcls.encoders import file_digest, graphs, load_encoder, traced, tracing
+from clipcls.encoders import file_digest, graphs, load_encoder, towers, traced, tracing
+from clipcls.encoders.agreement import Agreement, Measured
 from clipcls.encoders.files import FACTS, GRAPHS
 from clipcls.encoders.locate import locate
 from clipcls.encoders.onnx import OnnxEncoder
-from clipcls.encoders.spec import parse_spec
+from clipcls.encoders.spec import STARTER_FOLDER, parse_spec
 from clipcls.errors import ModelError
 
 PHOTOS = [IMAGES / f"{name}.jpg" for name in ("astronaut", "chelsea", "coffee", "rocket")]
@@ -30,7 +33,7 @@ PROMPTS = [
     *("a cat", "猫", "这是一张有关大象的照片", "", "A photo of TWO dogs, isn't it?"),
     *("long " * 90, "кошка 12 ☃", "图中物体" * 9),
 ]
-SOME = ["clip", "photo", "siglip", "hf", "nllb", "pickled", "half", *(f"hf_{family}" for family in FAMILIES)]
+SOME = ["clip", "photo", "siglip", "hf", "nllb", "pickled", "half", "float8", *(f"hf_{family}" for family in FAMILIES)]
 TRACED = [name for name in SOME if name != "hf_siglip2"]
 
 # One process for all of them: importing torch and the rest takes longer than tracing a tiny model.
@@ -57,7 +60,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     made: dict[str, Path] = make_models(home) | {"nllb": make_nllb(home / "nllb")}
     made["pickled"] = make_model(home / "pickled", CLIP, 7, weights="open_clip_pytorch_model.bin")
     made["half"] = make_model(home / "half", HF_TEXT, 8)
-    halve(made["half"] / "open_clip_model.safetensors")
+    store(made["half"], torch.float16)
+    made["float8"] = make_model(home / "float8", HF_TEXT, 9)
+    store(made["float8"], torch.float8_e4m3fn)
     return {name: str(path) for name, path in made.items()} | {
         f"hf_{family}": f"hf:{make_hf_model(home / f'hf_{family}', family)}" for family in FAMILIES
     }
@@ -71,10 +76,13 @@ def home(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
-def halve(path: Path) -> None:
+def store(folder: Path, kind: torch.dtype) -> None:
+    """A model's matrices in fewer bits, and all else in half precision, as the starter has them."""
     from safetensors.torch import load_file, save_file
 
-    save_file({name: tensor.half() for name, tensor in load_file(path).items()}, path)
+    path = folder / "open_clip_model.safetensors"
+    state = load_file(path)
+    save_file({name: each.to(kind if each.ndim == 2 else torch.float16) for name, each in state.items()}, path)
 
 
 def through_torch(model: str) -> Any:
@@ -228,6 +236,65 @@ def test_what_is_damaged_or_missing_in_the_cache_is_made_anew(
     assert made == [path.parent]
 
 
+def traced_at_once(monkeypatch: pytest.MonkeyPatch, model: Path, **facts: Any) -> None:
+    """Have the process that traces find all done, with facts of the test's."""
+
+    def run(words: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        shutil.copytree(model, words[4], ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
+        edited(Path(words[4]), FACTS, lambda table: table.update(facts))
+        return subprocess.CompletedProcess(words, 0, b"", b"")
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+
+def test_a_damaged_folder_in_the_cache_makes_way(
+    models: dict[str, str], home: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced_at_once(monkeypatch, home / fingerprint(models["clip"]))
+    facts = own_home / fingerprint(models["clip"]) / FACTS
+    facts.write_text("{", encoding="utf-8")
+    assert isinstance(load_encoder(models["clip"], traced=own_home)[0], OnnxEncoder)
+    assert traced.read(facts.parent).dim == 24
+
+
+def test_a_processor_with_a_faster_precision_is_told_of(
+    models: dict[str, str],
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    traced_at_once(monkeypatch, home / fingerprint(models["clip"]), faster="bf16 is faster here")
+    with caplog.at_level(logging.INFO, "clipcls"):
+        load_encoder(models["clip"], traced=tmp_path / "traced")
+    assert "bf16 is faster here" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("pace", "same", "said"),
+    [
+        (1.0, 1.0, ""),
+        (3.0, 0.9, ""),
+        (3.0, 1.0, "on this processor --precision bf16 embeds 3.0 times as many images a second, with the same"),
+    ],
+)
+def test_a_precision_is_worth_a_word_if_it_is_faster_and_as_good(
+    pace: float, same: float, said: str, models: dict[str, str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = load_encoder(models["clip"], traced=home)[0], through_torch(models["clip"])
+
+    def compared(exact: Measured, near: Measured, precision: str) -> Agreement:
+        assert len(exact.images) == len(near.images) == 8 and theirs._precision == precision == "bf16"
+        return Agreement(precision, 1.0, 1.0, 1.0, same, pace, 8)
+
+    monkeypatch.setattr(tracing, "pace", lambda encoder: pace if encoder is theirs else 1.0)
+    monkeypatch.setattr(tracing, "_PROBE_SECONDS", 0.0)  # one batch
+    monkeypatch.setattr(tracing, "compared", compared)
+    assert isinstance(ours, OnnxEncoder)
+    told = tracing.faster(ours, theirs)
+    assert told.startswith(said) and bool(told) is bool(said)
+
+
 def test_answers_that_differ_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = graphs.find_places
 
@@ -242,6 +309,120 @@ def test_answers_that_differ_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     spec = parse_spec(str(folder))
     with pytest.raises(ModelError, match=r"its text tower disagrees with torch, cosine -?0\.\d+$"):
         tracing.trace(spec, locate(spec), "oc1-x", tmp_path / "out")
+
+
+def test_tokens_that_are_counted_otherwise_are_refused() -> None:
+    vectors = np.ones((1, 4), np.float32) / 2
+    with pytest.raises(ModelError, match="its tokens are counted otherwise by the library tokenizers"):
+        tracing.compare(tracing.Answers(vectors, vectors, [3]), tracing.Answers(vectors, vectors, [4]), 0.9)
+
+
+def edited(folder: Path, name: str, change: Callable[[Any], object]) -> Path:
+    table = json.loads((folder / name).read_text(encoding="utf-8"))
+    change(table)
+    (folder / name).write_text(json.dumps(table), encoding="utf-8")
+    return folder
+
+
+def texts(**settings: Any) -> Callable[[Path], Path]:
+    """An open_clip model with other settings of its texts, on CLIP's own tokenizer or on another."""
+    config = HF_TEXT if "tokenizer_mode" in settings else CLIP
+
+    def make(folder: Path) -> Path:
+        make_model(folder, config)
+        if config is HF_TEXT:
+            edited(folder, "tokenizer_config.json", lambda table: table.update(cls_token="<unk>"))
+        return edited(folder, "open_clip_config.json", lambda table: table["model_cfg"]["text_cfg"].update(settings))
+
+    return make
+
+
+def family(name: str, file: str, **settings: Any) -> Callable[[Path], Path]:
+    """A model for transformers with other settings."""
+    return lambda folder: edited(make_hf_model(folder, name), file, lambda table: table.update(settings))
+
+
+PICTURES = "preprocessor_config.json"
+SQUARE, LARGER = ({"height": side, "width": side} for side in (32, 36))
+UNTRACED: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "tokens left out": (texts(tokenizer_kwargs={"reduction_mask": "random"}), "leaves tokens out at random"),
+    "a mode": (texts(tokenizer_mode="clips"), "its tokenizer works in the mode 'clips'"),
+    "padding in front": (family("siglip", "tokenizer_config.json", padding_side="left"), "at the beginning"),
+    "cut in front": (family("metaclip_2", "tokenizer_config.json", truncation_side="left"), "at the beginning"),
+    "plain numbers": (family("clip", PICTURES, do_normalize=False), "CLIPImageProcessor does something else"),
+    "another scale": (family("clip", PICTURES, rescale_factor=1 / 127.5), "does something else to pictures"),
+    "a cut square": (
+        family("clip", PICTURES, size=LARGER, crop_size=SQUARE, do_center_crop=True),
+        "cuts pictures out of squares",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), UNTRACED.values(), ids=UNTRACED)
+def test_what_is_not_traced_is_said(make: Callable[[Path], Path], reason: str, tmp_path: Path) -> None:
+    folder = make(tmp_path / "model")
+    spec = parse_spec(str(folder))
+    files = locate(spec)
+    with pytest.raises(ModelError, match=reason):
+        tracing.write(spec, files, tracing._load(spec, files), "oc1-x", tmp_path)
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_a_tokenizer_in_python_is_not_traced() -> None:
+    from transformers import CanineTokenizer
+
+    with pytest.raises(ModelError, match="its tokenizer is written in Python"):
+        towers._backend(CanineTokenizer())
+
+
+def test_a_graph_that_holds_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "_LARGEST", 1000)
+    spec = parse_spec(str(make_model(tmp_path / "model", CLIP)))
+    files = locate(spec)
+    with pytest.raises(ModelError, match=r"its graph would take [\d,]+ bytes: it holds weights"):
+        tracing.write(spec, files, tracing._load(spec, files), "oc1-x", tmp_path)
+
+
+def attention(**settings: Any) -> Any:
+    torch.manual_seed(0)
+    return torch.nn.MultiheadAttention(8, 2, batch_first=True, **settings).eval()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("mask", [None, torch.ones(3, 3).triu(1).bool(), torch.ones(3, 3).triu(1) * -9.0])
+@pytest.mark.parametrize("alone", [True, False])
+def test_attention_is_written_out_as_torch_computes_it(bias: bool, mask: Any, alone: bool) -> None:
+    module, (query, other) = attention(bias=bias), torch.randn(2, 2, 3, 8)
+    words = (query, query, query) if alone else (query, other, other)
+    with torch.no_grad():
+        expected, _ = module(*words, need_weights=False, attn_mask=mask)
+        with graphs._plainly():
+            got, _ = module(*words, need_weights=False, attn_mask=mask)
+    torch.testing.assert_close(got, expected)
+
+
+def test_attention_of_another_kind_is_not_traced() -> None:
+    class Tower(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = attention(add_bias_kv=True)
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return self.model(pixels, pixels, pixels)[0]
+
+    with pytest.raises(ModelError, match="its attention is of a kind that is not traced"):
+        graphs.export(Tower(), {"pixels": torch.zeros(2, 3, 8)}, tokens=False)
+
+
+def test_a_model_that_is_not_there_ends_the_tracing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tracing", "ViT-B-32/none", str(tmp_path), "oc1-x", "fp32"])
+    with pytest.raises(SystemExit) as caught:
+        tracing.main()
+    assert caught.value.code == 4
+    assert capsys.readouterr().err.startswith("open_clip knows no weights 'none' of ViT-B-32; known are ")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_classifier_may_be_told_not_to_trace(models: dict[str, str], tmp_path: Path) -> None:
@@ -299,6 +480,8 @@ def test_the_commands_tell_trace_and_take_it_along(
 def test_int8_has_weights_of_its_own(
     models: dict[str, str], own_folders: Path, clipcls: Terminal, tracing_on: None
 ) -> None:
+    clipcls("models", "trace", "starter")
+    assert f"runs without torch: {STARTER_FOLDER}" in clipcls.err
     clipcls("models", "trace", models["photo"], "--int8")
     home = own_folders / "cache" / "traced"
     encoder, theirs = load_encoder(models["photo"], precision="int8", traced=home)[0], through_torch(models["photo"])

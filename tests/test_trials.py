@@ -17,10 +17,10 @@ from clipcls import Classifier, PromptSet
 from clipcls.errors import InputError, UsageError
 from clipcls.labelled import LabelledFolder, LabelledImages
 from clipcls.labels import Label, label_set
-from clipcls.measures import Figures, paired_difference, stratified
+from clipcls.measures import Difference, Figures, Interval, paired_difference, stratified
 from clipcls.promptfiles import read_prompts
 from clipcls.trials import Trial, compare, confuse, predictions, rank
-from clipcls.tuning import tune, tuned_set
+from clipcls.tuning import Tuned, tune, tuned_set
 
 Install = Callable[..., FakeDoor]
 
@@ -412,3 +412,16 @@ def test_folders_whose_names_differ_only_in_spaces(here: Path) -> None:
     labels = LabelledFolder("all").labels
     assert [label.name for label in labels] == ["big cat", "ice cream", "ice_cream", "tree frog"]
     assert [label.column for label in labels] == ["big cat", "ice cream", "ice_cream", "tree_frog"]
+
+
+@pytest.mark.parametrize(
+    ("over_plain", "over_whole", "verdict"),
+    [(-0.01, 0.02, "keep those"), (0.02, -0.01, "choosing gains nothing"), (0.02, 0.01, "choosing pays")],
+)
+def test_a_choice_is_weighed_against_the_plain_prompts_and_against_all(
+    over_plain: float, over_whole: float, verdict: str
+) -> None:
+    figures = Figures(0.9, 0.9)
+    gains = [Interval(low + 0.1, low, low + 0.2) for low in (over_plain, over_whole)]
+    plain, whole = (Difference(top1=gain, recall=gain) for gain in gains)
+    assert verdict in Tuned((), figures, figures, figures, whole, plain, ()).verdict

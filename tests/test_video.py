@@ -233,6 +233,15 @@ def test_a_frame_that_cannot_be_turned_into_a_picture(monkeypatch: pytest.Monkey
     assert colour(shown[1]) == GREEN
 
 
+def test_a_moment_at_which_nothing_can_be_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    film("a.mp4", [RED, GREEN])
+    shown = frames("a.mp4")
+    with monkeypatch.context() as patch:
+        patch.setattr(clipcls.video, "_decoded", lambda path, start: iter(()))
+        assert error(shown[1]) == "no frame can be decoded at 1.00 seconds"
+    assert colour(shown[1]) == GREEN
+
+
 def test_damage_in_the_middle_costs_no_more_than_what_it_hit() -> None:
     path = film("a.mkv", [RED, GREEN, BLUE], options=None)
     data = bytearray(path.read_bytes())

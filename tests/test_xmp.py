@@ -167,9 +167,13 @@ def test_what_cannot_be_merged_is_left_alone(here: Path, text: str, reason: str)
         write_keywords(Path("a.xmp"), [CAT])
     assert str(caught.value).startswith("a.xmp is left as it was: ") and reason in str(caught.value)
     assert Path("a.xmp").read_text("utf-8") == text
-    Path("a.xmp").write_bytes(LIGHTROOM.encode("utf-16"))
-    with pytest.raises(OutputError, match="not in UTF-8"):
-        write_keywords(Path("a.xmp"), [CAT])
+    for wide in (LIGHTROOM.encode("utf-16"), LIGHTROOM.replace("猫", "x").encode("utf-16-be")):
+        Path("a.xmp").write_bytes(wide)
+        with pytest.raises(OutputError, match="not in UTF-8"):
+            write_keywords(Path("a.xmp"), [CAT])
+    Path("folder.xmp").mkdir()
+    with pytest.raises(OutputError, match=r"^folder\.xmp cannot be read: Is a directory$"):
+        write_keywords(Path("folder.xmp"), [CAT])
 
 
 def test_what_a_sidecar_is_called(here: Path) -> None:

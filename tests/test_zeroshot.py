@@ -31,6 +31,25 @@ def test_prompts_count_by_direction_not_by_length() -> None:
     )
 
 
+def test_class_weights_are_float32_whatever_the_embeddings_are() -> None:
+    assert zeroshot.class_weights([random_rows(1, 3).astype(np.float64)]).dtype == np.float32
+
+
+def test_cosines_are_the_products_of_unit_rows_in_float64() -> None:
+    images, weights = np.array([[0.6, 0.8], [-1, 0]], np.float32), np.array([[1, 0], [0, -1], [0.8, 0.6]], np.float32)
+    found = zeroshot.cosines(images, weights)
+    np.testing.assert_allclose(found, [[0.6, -0.8, 0.96], [-1, 0, -0.8]], atol=1e-7)
+    assert found.dtype == np.float64
+
+
+def test_cosines_of_rows_a_little_too_long_stay_within_bounds() -> None:
+    rows = random_rows(0, 50)
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    assert lengths.max() > 1.0, "rounding to float32 makes some rows longer than 1"
+    found = zeroshot.cosines(rows, np.concatenate([rows, -rows]))
+    assert (found.min(), found.max()) == (-1.0, 1.0)
+
+
 def test_softmax_and_sigmoid_with_scale_and_bias() -> None:
     cosines = np.array([[0.3, 0.1, -0.2]])
     logits = 50 * cosines - 10
@@ -39,6 +58,10 @@ def test_softmax_and_sigmoid_with_scale_and_bias() -> None:
     sigmoid = zeroshot.probabilities(cosines, 50.0, -10.0, "sigmoid")
     np.testing.assert_allclose(sigmoid, 1 / (1 + np.exp(-logits)))
     np.testing.assert_allclose(zeroshot.probabilities(cosines, 50.0, None, "softmax"), softmax)
+    np.testing.assert_array_equal(
+        zeroshot.probabilities(cosines, 50.0, None, "sigmoid"), zeroshot.probabilities(cosines, 50.0, 0.0, "sigmoid")
+    )
+    assert zeroshot.probabilities(np.zeros((1, 1)), 50.0, None, "sigmoid") == 0.5
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
@@ -47,11 +70,21 @@ def test_extreme_scales_overflow_nothing(activation: str) -> None:
     np.testing.assert_array_equal(found, [[1.0, 0.0]])
 
 
+def test_an_image_that_nothing_fits_has_probabilities_beside_one_that_fits() -> None:
+    found = zeroshot.probabilities(np.array([[1.0, 0.9], [-1.0, -1.0]]), 1e4, None, "softmax")
+    np.testing.assert_array_equal(found, [[1.0, 0.0], [0.5, 0.5]])
+
+
 def test_ties_keep_label_order_even_when_probabilities_saturate() -> None:
     cosines = np.array([[0.5, 0.9, 0.5 + 1e-12, 0.9, 0.1]])
     assert zeroshot.top_k(cosines, 5).tolist() == [[1, 3, 0, 2, 4]]
     assert zeroshot.top_k(cosines, 2).tolist() == [[1, 3]]
     assert zeroshot.top_k(cosines, 99).shape == (1, 5)
+
+
+def test_the_smallest_difference_that_float32_can_tell_decides() -> None:
+    cosines = np.array([[0.5, 0.5 + 2e-8], [0.5 + 2e-8, 0.5]])
+    assert zeroshot.top_k(cosines, 1).tolist() == [[1], [0]] and zeroshot.best(cosines).tolist() == [1, 0]
 
 
 def test_scores_do_not_depend_on_company() -> None:

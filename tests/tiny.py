@@ -182,7 +182,7 @@ def make_models(home: Path) -> dict[str, Path]:
 
 _TOWER: Config = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 _EYES: Config = _TOWER | {"image_size": 32, "patch_size": 8}
-_READER: Config = _TOWER | {"vocab_size": 128, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+READER: Config = _TOWER | {"vocab_size": 128, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 _PROJECTED: Config = {"projection_dim": 24, "logit_scale_init_value": 3.0}
 _SQUARE: Config = {"size": {"height": 32, "width": 32}}
 _CROPPED: Config = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
@@ -190,16 +190,16 @@ _CROPPED: Config = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "
 FAMILIES: dict[str, tuple[Config, Config]] = {
     "clip": (
         _PROJECTED
-        | {"text_config": _READER | {"max_position_embeddings": CONTEXT, "projection_dim": 24}, "vision_config": _EYES},
+        | {"text_config": READER | {"max_position_embeddings": CONTEXT, "projection_dim": 24}, "vision_config": _EYES},
         {"image_processor_type": "CLIPImageProcessor"} | _CROPPED,
     ),
     "siglip": (
-        {"text_config": _READER | {"max_position_embeddings": 64}, "vision_config": _EYES},
+        {"text_config": READER | {"max_position_embeddings": 64}, "vision_config": _EYES},
         {"image_processor_type": "SiglipImageProcessor", "resample": 3} | _SQUARE,
     ),
     "siglip2": (
         {
-            "text_config": _READER | {"max_position_embeddings": 64},
+            "text_config": READER | {"max_position_embeddings": 64},
             "vision_config": _TOWER | {"num_patches": 16, "patch_size": 8},
         },
         {"image_processor_type": "Siglip2ImageProcessor", "patch_size": 8, "max_num_patches": 16},
@@ -207,7 +207,7 @@ FAMILIES: dict[str, tuple[Config, Config]] = {
     "altclip": (
         _PROJECTED
         | {
-            "text_config": _READER | {"max_position_embeddings": CONTEXT + 2, "project_dim": 24},
+            "text_config": READER | {"max_position_embeddings": CONTEXT + 2, "project_dim": 24},
             "vision_config": _EYES,
         },
         {"image_processor_type": "CLIPImageProcessor", "resample": 2} | _CROPPED,
@@ -222,7 +222,7 @@ FAMILIES: dict[str, tuple[Config, Config]] = {
     ),
     "metaclip_2": (
         _PROJECTED
-        | {"text_config": _READER | {"max_position_embeddings": CONTEXT, "projection_dim": 24}, "vision_config": _EYES},
+        | {"text_config": READER | {"max_position_embeddings": CONTEXT, "projection_dim": 24}, "vision_config": _EYES},
         {"image_processor_type": "CLIPImageProcessor"} | _CROPPED,
     ),
 }

@@ -10,9 +10,11 @@ _ILL_FORMED = re.compile("[\x00\ud800-\udfff]")
 # Besides what moves the cursor or starts an escape sequence: line separators and marks that reorder what is shown.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _TRIGGERS = "[=+\\-@\t\r＝＋－＠]"  # Excel takes the full-width ones for the plain ones
-_RUN_BY_EXCEL = re.compile(f"'*{_TRIGGERS}")
+# Besides at a cell's start: where the system's list separator is no comma, Excel takes a cell apart, quoted or not.
+_START = '(?<![^;"\t\r\n])'
+_RUN_BY_EXCEL = re.compile(f"{_START}(?='*{_TRIGGERS})")
 _TO_QUOTE = re.compile('[,"\r\n]')
-_PROTECTED = re.compile(f"'+{_TRIGGERS}")
+_PROTECTED = re.compile(f"{_START}'(?='*{_TRIGGERS})")
 
 
 def well_formed(text: str) -> str:
@@ -34,13 +36,13 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def protect_cell(cell: str) -> str:
-    """``cell`` with a ``'`` in front where Excel would run it as a formula; ``unprotect_cell`` takes it off again."""
-    return "'" + cell if _RUN_BY_EXCEL.match(cell) else cell
+    """``cell`` with a ``'`` where Excel would run what follows as a formula; ``unprotect_cell`` takes it out again."""
+    return _RUN_BY_EXCEL.sub("'", cell)
 
 
 def unprotect_cell(cell: str) -> str:
     """The cell that ``protect_cell`` was given."""
-    return cell[1:] if _PROTECTED.match(cell) else cell
+    return _PROTECTED.sub("", cell)
 
 
 def csv_row(cells: Iterable[str]) -> str:

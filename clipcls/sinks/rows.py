@@ -16,6 +16,11 @@ from clipcls.sinks.cells import csv_row, protect_cell, rounded, unprotect_cell, 
 Format = Literal["table", "csv", "jsonl", "parquet"]
 PartFormat = Literal["csv", "jsonl", "parquet", "clip-retrieval"]
 """What the results of a run that is cut into shards are written as."""
+RunFormat = Literal["table", "csv", "jsonl", "parquet", "clip-retrieval"]
+"""Either."""
+
+# Python refuses cells over 128 kB, and the answer of ten thousand labels is one cell.
+csv.field_size_limit(1 << 30)
 
 
 @dataclass(frozen=True, slots=True)

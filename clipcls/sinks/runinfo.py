@@ -14,7 +14,8 @@ from clipcls.errors import OutputError
 from clipcls.records import Activation, Synonyms
 from clipcls.sinks.cells import printable
 from clipcls.sinks.durable import write_whole
-from clipcls.sinks.rows import Format, Layout, PartFormat
+from clipcls.sinks.rows import Layout, RunFormat
+from clipcls.textfile import fits
 
 _SHOWN = 5
 _DECISIVE = (
@@ -64,7 +65,7 @@ class RunInfo:
     activation: Activation
     labels: tuple[LabelInfo, ...]
     prompts: tuple[LabelPrompts, ...]
-    format: Format | PartFormat
+    format: RunFormat
     vectors: str = ""
     """The type of the embeddings' numbers, where a run writes embeddings and not answers."""
     shard_size: int = 0
@@ -150,10 +151,13 @@ def read_run(output: Path) -> RunInfo | None:
         )
         for name in ("paths", "background", "groups"):
             data[name] = tuple(data[name])
-        return RunInfo(**data)
+        run = RunInfo(**data)
+        if not fits(run, RunInfo):
+            raise TypeError("a value of the wrong type")
+        return run
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError) as exc:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as exc:
         raise OutputError(
             f"{printable(str(path))} is damaged or from another version of clipcls; --overwrite starts over"
         ) from exc

@@ -88,6 +88,7 @@ SCHEMA = (FIRST, PACKING)
 """What makes each version out of the one before, in order."""
 TABLES = ("files", "encoders", "embeddings", "failures")
 
+NAMED = "typeof(fingerprint) = 'text'"  # anything else is damage: sqlite keeps any value in any column
 NO_MODEL = "fingerprint NOT IN (SELECT fingerprint FROM encoders)"
 NO_FILE = "NOT IN (SELECT digest FROM files)"
 
@@ -265,7 +266,8 @@ class Store:
         for digest, path, size, mtime_ns in self._db.lookup(
             f"SELECT digest, path, size, mtime_ns FROM files WHERE {TRUSTED} AND digest", asked
         ):
-            if digest in asked and isinstance(path, bytes):
+            whole = isinstance(path, bytes) and isinstance(size, int) and isinstance(mtime_ns, int)
+            if digest in asked and whole:
                 found.setdefault(digest, []).append(FileStamp(os.fsdecode(path), size, mtime_ns))
         return found
 
@@ -299,11 +301,13 @@ class Store:
         counted = self._db.rows("SELECT (SELECT count(*) FROM files), (SELECT count(*) FROM failures)")
         files, failures = counted[0] if counted else (0, 0)
         specs: dict[str, set[str]] = {}
-        for fingerprint, spec in self._db.rows("SELECT fingerprint, spec FROM encoders WHERE typeof(spec) = 'blob'"):
+        for fingerprint, spec in self._db.rows(
+            f"SELECT fingerprint, spec FROM encoders WHERE typeof(spec) = 'blob' AND {NAMED}"
+        ):
             specs.setdefault(fingerprint, set()).add(spec.decode(errors="replace"))
         vectors: Counter[tuple[str, str]] = Counter()
         for fingerprint, kind, count in self._db.rows(
-            "SELECT fingerprint, kind, count(*) FROM embeddings GROUP BY 1, 2"
+            f"SELECT fingerprint, kind, count(*) FROM embeddings WHERE {NAMED} GROUP BY 1, 2"
         ):
             specs.setdefault(fingerprint, set())
             vectors[fingerprint, kind] = count
@@ -489,8 +493,10 @@ def _unchanged(path: str, size: int, mtime_ns: int) -> bool:
     return (stat.st_size, stat.st_mtime_ns) == (size, mtime_ns)
 
 
-def _gone(path: bytes) -> bool:
+def _gone(path: Any) -> bool:
     """Whether a file, or the video that a frame is of, is certainly not there, rather than out of reach just now."""
+    if not isinstance(path, bytes):
+        return True  # damage: sqlite keeps any value in any column
     try:
         os.stat(os.fsdecode(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -498,6 +504,6 @@ def _gone(path: bytes) -> bool:
         return not mark or _gone(video)
     except OSError:
         return False
-    except (TypeError, ValueError):
-        return True  # no path any more, but damage
+    except ValueError:
+        return True  # a NUL, so damage too
     return False

@@ -110,7 +110,8 @@ class Part:
         weights = np.frombuffer(hashlib.shake_128(b"weights").digest(8 * words.shape[1]), "<u8") | np.uint64(1)
         # Name and place, so that no other record, nor one of zeros, passes for this one.
         name = np.frombuffer(hashlib.sha256(self.path.name.encode()).digest(), "<u8")[0]
-        return np.asarray(words @ weights + name + np.arange(len(words), dtype=np.uint64), np.uint64)
+        checksums: NDArray[np.uint64] = words @ weights + name + np.arange(len(words), dtype=np.uint64)
+        return checksums
 
 
 def records(keys: Sequence[bytes], vectors: Sequence[NDArray[np.float32]], dim: int) -> Records:
