@@ -56,9 +56,7 @@ def unpacked(data: Plain) -> ImageRef:
         old = stamp and FileStamp(*stamp)
         new = old and _stamp_now(old)
         if old and new and _is_member(old.path) and new != old:
-            return refused(
-                name, base, "the archive has changed since the run began: start over with --overwrite", *extra
-            )
+            return refused(name, base, _CHANGED, *extra)
         return ImageRef(name, base, new or None, opens, *extra)
     except (TypeError, KeyError, ImportError, AttributeError) as exc:
         raise ValueError(f"not a reference to an image: {exc}") from exc
@@ -66,10 +64,13 @@ def unpacked(data: Plain) -> ImageRef:
 
 def plain(value: Any) -> Plain:
     """What an image carries along as a number, a text or a truth value; what is none of them as text."""
-    if value is None or isinstance(value, bool | float | str):
+    if value is None or isinstance(value, bool):
         return value
+    for exact in (float, str):
+        if isinstance(value, exact):
+            return exact(value)
     if isinstance(value, int):
-        return value if -_LARGEST <= value < _LARGEST else str(value)
+        return int(value) if -_LARGEST <= value < _LARGEST else str(value)
     if hasattr(value, "item") and not getattr(value, "shape", ()):  # a number of numpy's
         return plain(value.item())
     if isinstance(value, list | tuple | Mapping):

@@ -27,7 +27,16 @@ from clipcls.records import Done, Failure, ImageRef, Record, Shard
 from clipcls.sinks.cells import printable
 from clipcls.sinks.durable import drafted, lock
 from clipcls.sinks.output import check_not_a_list, check_output, check_place, check_same, partial_path, told
-from clipcls.sinks.parts import LARGEST_NUMBER, Parts, joined, own_files, plan_folder, written_parts
+from clipcls.sinks.parts import (
+    LARGEST_NUMBER,
+    Parts,
+    has_plan,
+    joined,
+    own_files,
+    plan_file,
+    plan_folder,
+    written_parts,
+)
 from clipcls.sinks.runinfo import RunInfo, read_run, run_path, timestamp, write_run
 
 __all__ = ["SHARD_SIZE", "Done", "Parts", "Plan", "Result", "Shard", "check_parts", "opened", "run_locally"]
@@ -93,7 +102,7 @@ class Plan:
         columns = {name: of or "str" for name, of in columns.items()}
         with drafted(folder / "plan.json", folder) as draft:
             draft.write_text(json.dumps({"images": images, "shards": shards, "columns": columns}), "utf-8")
-        write_run(_plan_file(output), run)  # last, since it says that there is a plan
+        write_run(plan_file(output), run)  # last, since it says that there is a plan
         return cls(output, run, images, shards, columns)
 
     @classmethod
@@ -104,7 +113,7 @@ class Plan:
             OutputError: it is damaged.
             OSError: it cannot be read.
         """
-        run = read_run(_plan_file(output))
+        run = read_run(plan_file(output))
         if run is None:
             return None
         with _damaged(output):
@@ -189,7 +198,7 @@ def check_parts(output: Path, *, folder: bool, overwrite: bool = False, resume: 
         check_output(None, overwrite=True, resume=True)
     name, plan = printable(str(output)), plan_folder(output)
     with told(output, plan):
-        if not (overwrite or resume) and read_run(_plan_file(output)):
+        if not (overwrite or resume) and has_plan(output):
             raise OutputError(
                 f"{printable(str(plan))} holds the shards of a run that did not finish: "
                 "--resume goes on with it, --overwrite starts over"
@@ -252,9 +261,10 @@ def opened(
             for draft in plan_folder(output).glob("draft-*"):
                 draft.unlink(missing_ok=True)
             plan = Plan.open(output)
-            if plan:
+            if plan is None:
+                plan = Plan.make(output, replace(run, overwrite=overwrite), images(), run.shard_size)
+            else:
                 check_same(output, plan.run, run)
-            plan = plan or Plan.make(output, replace(run, overwrite=overwrite), images(), run.shard_size)
         yield plan
 
 
@@ -314,11 +324,6 @@ def _widen(columns: dict[str, str], extra: dict[str, object] | None = None) -> N
         columns[name] = common(columns.get(name, ""), "" if value is None else kind(value))
 
 
-def _plan_file(output: Path) -> Path:
-    """What the run file of a plan is named after."""
-    return plan_folder(output) / "plan"
-
-
 def _is_folder(run: RunInfo) -> bool:
     return run.format not in ("csv", "jsonl")
 
@@ -329,7 +334,7 @@ def _is_complete(output: Path, run: RunInfo) -> bool:
     Raises:
         OutputError: the results are another run's, or nobody's.
     """
-    if read_run(_plan_file(output)):
+    if has_plan(output):
         return False
     earlier = read_run(output)
     there = own_files(output)[0] if _is_folder(run) else output.exists()
@@ -363,7 +368,7 @@ def _make_folder(output: Path) -> None:
 
 def _remove_results(output: Path, *, folder: bool) -> None:
     """What an earlier run left; a file stays until its successor is whole."""
-    run_path(_plan_file(output)).unlink(missing_ok=True)
+    run_path(plan_file(output)).unlink(missing_ok=True)
     for path in plan_folder(output).iterdir():
         if path.name != "lock":
             path.unlink()
@@ -379,7 +384,7 @@ def _remove_results(output: Path, *, folder: bool) -> None:
 
 
 def _remove_plan(output: Path) -> None:
-    run_path(_plan_file(output)).unlink(missing_ok=True)
+    run_path(plan_file(output)).unlink(missing_ok=True)
     shutil.rmtree(plan_folder(output), ignore_errors=True)
 
 

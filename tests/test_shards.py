@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
@@ -30,6 +31,7 @@ from clipcls.records import Failure, ImageRef
 from clipcls.shards import Plan, opened, run_locally
 from clipcls.sinks import RunInfo
 from clipcls.sinks.parts import ParquetVectors, Parts, TextParts
+from clipcls.sinks.runinfo import read_run
 from clipcls.sources import ImageSource
 
 pytestmark = pytest.mark.usefixtures("here")
@@ -111,6 +113,9 @@ def test_no_plan_calls_anything_but_what_opens_images() -> None:
     for name in ("os:system", "clipcls.sources_evil:x", "clipcls.sources:os", "clipcls.sources:ImageSource"):
         with pytest.raises(ValueError, match=r"not a reference|opens no image"):
             unpacked([*honest[:3], {"call": name, "with": ["true"], "named": {"map": []}}])
+    for opening in (None, "x", {"new": "clipcls.records:Failure", "named": {"map": [["path", "x"], ["error", "y"]]}}):
+        with pytest.raises(ValueError, match="opens nothing"):
+            unpacked([*honest[:3], opening])
 
 
 def test_a_damaged_plan_is_told(photos: FakeDoor) -> None:
@@ -264,14 +269,14 @@ def test_the_layout_of_clip_retrieval(photos: FakeDoor, clipcls: Terminal) -> No
 def test_what_images_carry_along_has_one_schema_in_all_parts(photos: FakeDoor) -> None:
     carried: list[dict[str, Any]] = [{} for _ in refs()]
     carried[0] = {"caption": "one", "size": 1, "mixed": 1, "path": "theirs", "nothing": None}
-    carried[5] = {"size": 2.5, "mixed": "text", "tags": ["a", "b"], "huge": 1 << 70}
+    carried[5] = {"size": 2.5, "mixed": "text", "tags": ["a", "b"], "huge": 1 << 70, "half": np.float32(0.5)}
     rows = embed(replace(ref, extra=extra) for ref, extra in zip(refs(), carried, strict=True))
     assert rows["caption"][0] == "one" and pd.isna(rows["caption"][5])
     assert (rows["size"][0], rows["size"][5]) == (1.0, 2.5)
     assert (rows["mixed"][0], rows["mixed"][5]) == ("1", "text")
     assert (rows["source_path"][0], rows["path"][0]) == ("theirs", "photos/0.png")
     assert (rows["tags"][5], rows["huge"][5]) == ('["a", "b"]', str(1 << 70))
-    assert rows["nothing"].isna().all()
+    assert rows["nothing"].isna().all() and rows["half"][5] == 0.5
     assert len(pl.read_parquet("out")) == len(duckdb.sql("SELECT * FROM 'out/*.parquet'").fetchall()) == 12
 
 
@@ -417,6 +422,65 @@ def test_a_last_moment_that_was_cut_off_is_made_up_for(photos: FakeDoor, clipcls
     Path("out.run.json").write_text(json.dumps(facts))
     clipcls(*RESUMED, code=3)
     assert not Path("out.plan").exists() and len(pd.read_parquet("out")) == 12
+
+
+def test_rows_of_text_go_on_whoever_began_them(photos: FakeDoor, clipcls: Terminal) -> None:
+    """A plan that another engine has begun, which this one finishes."""
+    words = ("classify", "photos", *LABELS, "-o", "out.csv")
+    clipcls(*words, code=3)
+    expected, facts = Path("out.csv").read_bytes(), json.loads(Path("out.csv.run.json").read_text())
+    for name in ("out.csv", "out.csv.run.json"):
+        Path(name).unlink()
+    Path("out.csv.plan").mkdir()
+    Path("out.csv.plan/plan.run.json").write_text(json.dumps(facts | {"shard_size": 5, "complete": False}))
+    begun = read_run(Path("out.csv.plan/plan"))
+    assert begun
+    Plan.make(Path("out.csv"), begun, refs(), 5)
+    clipcls(*words, code=7)
+    assert "out.csv.plan holds the shards of a run that did not finish" in clipcls.err
+    clipcls(*words, "--resume", "--shard-size", "5", code=3)
+    assert Path("out.csv").read_bytes() == expected and not Path("out.csv.plan").exists()
+    clipcls(*words, "--resume", code=3)
+    assert "nothing to do" in clipcls.err
+    clipcls(*words, "--resume", "--engine", "ray", "--shard-size", "5", code=3)
+    assert "nothing to do" in clipcls.err
+    Path("out.csv").rename("out.csv.partial")
+    clipcls(*words, "--resume", "--engine", "ray", code=7)
+    assert "out.csv.partial holds the rows of a run without shards" in clipcls.err
+
+
+def test_a_file_that_came_since_is_not_replaced(photos: FakeDoor) -> None:
+    with opened(Path("out.csv"), info(format="csv"), list) as plan:
+        assert plan is not None and plan.todo() == []
+        Path("out.csv").write_text("precious")
+        with pytest.raises(OutputError, match=r"^out\.csv came after the run whose rows are in out\.csv\.plan"):
+            plan.finish()
+    assert Path("out.csv").read_text() == "precious"
+
+
+def test_no_run_ends_while_shards_are_missing(photos: FakeDoor) -> None:
+    plan = Plan.make(Path("out"), info(), refs(), 5)
+    with pytest.raises(OutputError, match=r"^out: 3 shards are missing"):
+        plan.finish()
+
+
+def test_parts_of_nobody_are_not_gone_on_with(photos: FakeDoor, clipcls: Terminal) -> None:
+    clipcls(*RESUMED, code=3)
+    Path("out.run.json").unlink()
+    clipcls(*RESUMED, code=7)
+    assert "nothing tells which run out is from" in clipcls.err
+
+
+def test_a_folder_on_another_disk_is_told(photos: FakeDoor, clipcls: Terminal) -> None:
+    shared = Path("/dev/shm")
+    if not shared.exists() or shared.stat().st_dev == Path().stat().st_dev:
+        pytest.skip("no other disk here")
+    with TemporaryDirectory(dir=shared) as elsewhere:
+        Path("out").symlink_to(elsewhere)
+        clipcls("embed", "photos", "-o", "out", code=7)
+        assert "out is a disk of its own: name a folder in it" in clipcls.err
+        clipcls("embed", "photos", "-o", f"{elsewhere}/rows", code=3)
+        assert len(pd.read_parquet(f"{elsewhere}/rows")) == 12
 
 
 # Refused before any work

@@ -198,7 +198,7 @@ def classify(
     rule = _Rule(threshold, margin, groups)
     if unknown_label and not (threshold or margin or background or multi_label):
         raise UsageError("--unknown-label needs something to be unsure by: --threshold, --margin or --background")
-    cut = in_shards(target, layout.format, doer, resume=resume)
+    cut = in_shards(target, layout.format, doer)
     _check_output(target, layout.format, cut=cut, overwrite=overwrite, resume=resume)
     selection: dict[str, Any] = {
         "recursive": recursive,

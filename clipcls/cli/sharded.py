@@ -69,23 +69,17 @@ class Work(NamedTuple):
     resume: bool = False
 
 
-def in_shards(output: Path | None, form: str, doer: Doer, *, resume: bool) -> bool:
-    """Whether a run is cut into shards: for a folder, by Ray, or because one that goes on is."""
+def in_shards(output: Path | None, form: str, doer: Doer) -> bool:
+    """Whether a run is cut into shards: for a folder, by Ray, or because what is there of an earlier one is."""
     if output is None:
         if doer.name == "ray":
             raise UsageError("--engine ray writes files: name one, or a folder, with --output")
         return False
+    from clipcls.sinks.parts import arrow, has_plan
+
     if form == "parquet":
-        from clipcls.sinks.parts import arrow
-
         arrow()  # refuses before any work
-    if form == "parquet" or doer.name == "ray":
-        return True
-    if not resume:
-        return False
-    from clipcls.shards import Plan
-
-    return Plan.open(output) is not None
+    return form == "parquet" or doer.name == "ray" or has_plan(output)
 
 
 def is_folder(output: str | None) -> bool:

@@ -20,6 +20,7 @@ from clipcls.records import Done, Failure, ImageRef, Prediction, Record, Score, 
 from clipcls.sinks.cells import printable, well_formed
 from clipcls.sinks.durable import drafted
 from clipcls.sinks.rows import Layout, PartFormat, rows_for, status
+from clipcls.sinks.runinfo import run_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,6 +46,16 @@ _COUNTS = b"clipcls"
 def plan_folder(output: Path) -> Path:
     """Where all that lies that a run needs only until it is whole."""
     return output.with_name(output.name + ".plan")
+
+
+def plan_file(output: Path) -> Path:
+    """What the run file of a plan is named after; it is there when there is a plan."""
+    return plan_folder(output) / "plan"
+
+
+def has_plan(output: Path) -> bool:
+    """Whether a run was begun that is not whole."""
+    return run_path(plan_file(output)).exists()
 
 
 def part_path(output: Path, form: str, number: int) -> Path:
