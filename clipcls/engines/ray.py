@@ -15,6 +15,7 @@ import copy
 import logging
 import os
 import pickle
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -40,6 +41,8 @@ _ATTEMPTS = 10
 """At one piece of work; machines may come and go, but what ends every process must end the run."""
 _STORE_BYTES, _STORE_BYTES_A_CORE = 1 << 30, 1 << 29
 """Of the object store where Ray is started here."""
+_PATIENCE = 10.0
+"""Seconds for a cluster to answer."""
 _LEAST_STORE = 100 << 20
 """Ray wants 75 MiB at least."""
 
@@ -230,10 +233,11 @@ def _cluster(address: str | None) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
         if address:
+            _knock(address)
             ray.init(address, **options)
         else:
             ray.init("local", include_dashboard=False, num_cpus=cores(), object_store_memory=_store_bytes(), **options)
-    except (ConnectionError, ValueError, RuntimeError) as exc:
+    except (OSError, ValueError, RuntimeError) as exc:
         if address:
             raise UsageError(
                 f"no Ray cluster answers at {address}: {one_line(exc)}; start one with: ray start --head"
@@ -245,6 +249,17 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Whether somebody listens at HOST:PORT: Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.removeprefix("ray://"), int(port)), _PATIENCE).close()
 
 
 def _store_bytes() -> int:
