@@ -221,6 +221,7 @@ def _cluster(address: str | None) -> Iterator[None]:
     """A connection to the cluster, or a Ray of this machine's own that ends with it; one that is there is used."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray starts: it reports to nobody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of its next release
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else what a local run does comes after all else here
     try:
         import ray
         import ray.data
