@@ -15,6 +15,7 @@ import copy
 import logging
 import os
 import pickle
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -40,6 +41,8 @@ _ATTEMPTS = 10
 """At one piece of work; machines may come and go, but what ends every process must end the run."""
 _STORE_BYTES, _STORE_BYTES_A_CORE = 1 << 30, 1 << 29
 """Of the object store where Ray is started here."""
+_PATIENCE = 10.0
+"""Seconds for a cluster to answer."""
 _LEAST_STORE = 100 << 20
 """Ray wants 75 MiB at least."""
 
@@ -218,6 +221,7 @@ def _cluster(address: str | None) -> Iterator[None]:
     """A connection to the cluster, or a Ray of this machine's own that ends with it; one that is there is used."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when Ray starts: it reports to nobody
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of its next release
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else what a local run does comes after all else here
     try:
         import ray
         import ray.data
@@ -230,10 +234,11 @@ def _cluster(address: str | None) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
         if address:
+            _knock(address)
             ray.init(address, **options)
         else:
             ray.init("local", include_dashboard=False, num_cpus=cores(), object_store_memory=_store_bytes(), **options)
-    except (ConnectionError, ValueError, RuntimeError) as exc:
+    except (OSError, ValueError, RuntimeError) as exc:
         if address:
             raise UsageError(
                 f"no Ray cluster answers at {address}: {one_line(exc)}; start one with: ray start --head"
@@ -245,6 +250,17 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Whether somebody listens at HOST:PORT: Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.removeprefix("ray://"), int(port)), _PATIENCE).close()
 
 
 def _store_bytes() -> int:
