@@ -23,7 +23,7 @@ class Web:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list[int | str]] = {}
-        """HTTP statuses, of which 200 is none, or ``cut`` (breaks off), ``drip`` (is slow), ``reset`` (says nothing)."""
+        """HTTP statuses, of which 200 is none, or ``cut`` (breaks off), ``drip`` (is slow), ``reset`` (no answer)."""
         self.ranges = True
         self.asked: Counter[str] = Counter()
         self.agents: set[str] = set()
