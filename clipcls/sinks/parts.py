@@ -39,6 +39,8 @@ _PARTS = {
 }
 """The folder (below the output, or behind its name), beginning and end of the file that is written last of a shard."""
 _EMBEDDINGS, _FAILED = "img_emb", "failed"
+_NONE_READ = (_FAILED, "none_read_", ".parquet")
+"""Of a shard without any embedding: embedding_reader leaves empty arrays out, but not the metadata beside them."""
 _COUNTS = b"clipcls"
 """Where a Parquet file's own notes tell what is in it."""
 
@@ -66,7 +68,13 @@ def part_path(output: Path, form: str, number: int) -> Path:
 
 def written_parts(output: Path, form: str) -> set[int]:
     """The numbers of the shards that are done."""
-    folder, begin, end = _PARTS[form]
+    if form == "clip-retrieval":
+        return _numbers(output, _PARTS[form]) | _numbers(output, _NONE_READ)
+    return _numbers(output, _PARTS[form])
+
+
+def _numbers(output: Path, part: tuple[str, str, str]) -> set[int]:
+    folder, begin, end = part
     name = re.compile(f"{re.escape(begin)}([0-9]{{6}}){re.escape(end)}")
     try:
         found = [name.fullmatch(entry) for entry in os.listdir(_folder(output, folder))]
@@ -79,7 +87,7 @@ def own_files(output: Path) -> tuple[list[Path], list[Path]]:
     """What is in a folder of results: the files that runs write, and what else there is."""
     ours, others = [], []
     patterns = {"": r"part-\d{6}\.parquet", "metadata": r"metadata_\d{6}\.parquet"}
-    patterns |= {_EMBEDDINGS: r"img_emb_\d{6}\.npy", _FAILED: r"failed_\d{6}\.parquet"}
+    patterns |= {_EMBEDDINGS: r"img_emb_\d{6}\.npy", _FAILED: r"(failed|none_read)_\d{6}\.parquet"}
     for below, pattern in patterns.items():
         folder = output / below
         if folder.is_symlink() or not folder.is_dir():
@@ -204,8 +212,11 @@ class _ParquetParts(Parts):
     def _counts(self, number: int) -> Mapping[str, int]:
         import pyarrow.parquet as pq
 
-        notes = pq.read_metadata(part_path(self.output, self.form, number)).metadata or {}
+        notes = pq.read_metadata(self._part(number)).metadata or {}
         return {name: int(count) for name, count in json.loads(notes[_COUNTS]).items()}
+
+    def _part(self, number: int) -> Path:
+        return part_path(self.output, self.form, number)
 
     def _table(
         self, own: Mapping[str, tuple[pa.DataType, Sequence[Any]]], refs: Sequence[ImageRef], counts: Mapping[str, int]
@@ -319,6 +330,14 @@ class NpyVectors(ParquetVectors):
 
     form: PartFormat = field(default="clip-retrieval", init=False)
 
+    def _none_read(self, number: int) -> Path:
+        folder, begin, end = _NONE_READ
+        return self.output / folder / f"{begin}{number:06d}{end}"
+
+    def _part(self, number: int) -> Path:
+        whole = super(NpyVectors, self)._part(number)
+        return whole if whole.exists() else self._none_read(number)
+
     def _write(self, shard: Shard, results: Sequence[Embedded | Failure]) -> None:
         pa = arrow()
         pairs = list(zip(shard.refs, results, strict=True))
@@ -327,9 +346,13 @@ class NpyVectors(ParquetVectors):
             refused = [well_formed(result.error) for _, result in failed]
             own = {"image_path": (pa.string(), _paths(failed)), "error": (pa.string(), refused)}
             self._write_table(
-                self._table(own, [ref for ref, _ in failed], {}),
-                self.output / _FAILED / f"failed_{shard.number:06d}.parquet",
+                self._table(own, [ref for ref, _ in failed], _count(results)),
+                self._none_read(shard.number)
+                if len(failed) == len(pairs)
+                else self.output / _FAILED / f"failed_{shard.number:06d}.parquet",
             )
+        if len(failed) == len(pairs):
+            return
         with (
             self._drafted(self.output / _EMBEDDINGS / f"img_emb_{shard.number:06d}.npy") as draft,
             draft.open("wb") as file,  # numpy would add a suffix to a name
