@@ -335,7 +335,7 @@ class NpyVectors(ParquetVectors):
         return self.output / folder / f"{begin}{number:06d}{end}"
 
     def _part(self, number: int) -> Path:
-        whole = super(NpyVectors, self)._part(number)
+        whole = super()._part(number)
         return whole if whole.exists() else self._none_read(number)
 
     def _write(self, shard: Shard, results: Sequence[Embedded | Failure]) -> None:
