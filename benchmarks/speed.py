@@ -18,18 +18,12 @@ as they are. The exit code is 1 if a bar is missed.
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
 
-from speed.bench import Bench, Section, say
+from speed.bench import Section
+from speed.command import command
 from speed.speeds import of_big, of_images, of_limit, of_texts
 from speed.starts import of_help, of_memory, of_rerun, of_start
-from speed.table import Row, load, machine, save, show
 
 SECTIONS: dict[str, Section] = {
     "help": of_help,
@@ -42,51 +36,5 @@ SECTIONS: dict[str, Section] = {
     "memory": of_memory,
 }
 
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Measure what the command line asks for, and print it; 1 if a bar is missed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)}; without any, all")
-    parser.add_argument("--quick", action="store_true", help="fewer labels, pictures and turns")
-    parser.add_argument("--repeat", type=int, metavar="N", help="turns of each comparison (5, or 2 with --quick)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to put the figures too")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="where models and photographs are made and kept")
-    options = parser.parse_args(words)
-    if unknown := set(options.sections) - set(SECTIONS):
-        parser.error(f"there is no section {', '.join(sorted(unknown))}")
-    facts = machine()
-    print("\n".join(f"{key:<18}{value}" for key, value in facts.items()) + "\n")
-    table: dict[str, list[Row]] = {}
-    with ExitStack() as stack:
-        work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clipcls-speed-")))
-        work.mkdir(parents=True, exist_ok=True)
-        cache = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cache-", dir=work)))
-        alone(cache)
-        repeat = options.repeat or (2 if options.quick else 5)
-        bench = Bench(work.resolve(), cache.resolve(), options.quick, repeat)
-        for section in options.sections or SECTIONS:
-            say(f"section {section}")
-            rows = table.setdefault(section, [])
-            try:
-                for row in SECTIONS[section](bench):
-                    rows.append(row)
-            finally:  # what was measured before something failed is shown too
-                show(section, rows)
-                facts["load after"] = load()
-                if options.json:
-                    save(options.json, facts, table)
-    return int(any(row.met is False for rows in table.values() for row in rows))
-
-
-def alone(cache: Path) -> None:
-    """Nothing of this person's settings, caches and downloads is seen or touched, nor the network."""
-    for name in [name for name in os.environ if name.startswith("CLIPCLS_")]:
-        del os.environ[name]
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package is compiled once, and not at every start
-    os.environ["CLIPCLS_CACHE_DIR"] = str(cache.resolve())
-    os.environ["XDG_CONFIG_HOME"] = str(cache.resolve() / "config")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command(__doc__, SECTIONS))

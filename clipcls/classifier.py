@@ -97,6 +97,11 @@ class Classifier:
         self._embedder.close()
 
     @property
+    def embedder(self) -> Embedder:
+        """The model and its store, for what embeds in its own way."""
+        return self._embedder
+
+    @property
     def is_starter(self) -> bool:
         """Whether this is the model that comes with clipcls, by whichever name."""
         return self._embedder.spec.is_starter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
@@ -9,8 +10,9 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +61,17 @@ class Head(ABC):
     def info(self) -> EncoderInfo:
         """Of the model."""
         return self._embedder.info
+
+    @property
+    def digest(self) -> str:
+        """What, besides the model, decides the scores, as a SHA-256."""
+        return self.file_digest
+
+    def detached(self) -> Self:
+        """A copy without the model, which scores in other processes."""
+        alone = copy.copy(self)
+        alone._embedder = cast(Embedder, _Described(self.info))
+        return alone
 
     @abstractmethod
     def scores(self, images: Vectors) -> Scores:
@@ -140,6 +153,13 @@ class Head(ABC):
         predictions = answer.all(embedded, self.scores(np.stack([image.vector for image in embedded])))
         for image in block:
             yield image if isinstance(image, Failure) else next(predictions)
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """In the place of a model, for a head that has all that it needs of it."""
+
+    info: EncoderInfo
 
 
 class ZeroShotClassifier(Head):

@@ -16,21 +16,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from clipcls.busy import Busy
 from clipcls.decode import MAX_PIXELS, decode, decode_version, read
 from clipcls.errors import DecodeError
 from clipcls.isolated import Decoder
 from clipcls.records import ImageRef
 from clipcls.store import Store
 from clipcls.store.absent import NoStore
-from clipcls.tower import Tower
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from clipcls.encoders.base import Preparation
 
 _TICK = 0.2
 """Seconds after which the thread that waits for a picture looks up."""
@@ -74,6 +76,26 @@ class Loaded:
     """Whether the error will come again from the same bytes and is not in the store yet."""
 
 
+class Prepares(Protocol):
+    """Whoever knows how pictures are made ready: a tower, or a ``Prepared``."""
+
+    def loading(self) -> Future[Any]:
+        """What has ``image_size`` and ``preprocess``, as an ``Encoder`` has, on its way."""
+        ...
+
+
+class Prepared:
+    """What makes pictures ready for a tower that another process has."""
+
+    def __init__(self, preparation: Preparation) -> None:
+        self._here: Future[Any] = Future()
+        self._here.set_result(preparation)
+
+    def loading(self) -> Future[Any]:
+        """The preparation, which is here."""
+        return self._here
+
+
 class Loading:
     """One image in the loaders' hands."""
 
@@ -97,21 +119,32 @@ class Loaders:
     """Threads that make images ready for the tower.
 
     Args:
-        tower: whose encoder prepares the pictures.
+        tower: whose encoder prepares the pictures, or what does so in its place.
         store: where embeddings and failures of earlier runs are looked up.
         fingerprint: of the encoder.
         workers: how many threads.
         limits: what one picture may cost.
+        isolated: whether pictures are decoded in processes from the start.
+        busy: told how long pictures are read and decoded.
     """
 
     def __init__(
-        self, tower: Tower, store: Store | NoStore, fingerprint: str, workers: int, limits: Limits | None = None
+        self,
+        tower: Prepares,
+        store: Store | NoStore,
+        fingerprint: str,
+        workers: int,
+        limits: Limits | None = None,
+        *,
+        isolated: bool = False,
+        busy: Busy | None = None,
     ) -> None:
+        self._busy = busy or Busy()
         self._tower, self._store, self._fingerprint = tower, store, fingerprint
         self._limits = limits or Limits()
         self._room = max(self._limits.max_pixels, workers * _PIXELS_A_WORKER)
         self._todo: SimpleQueue[Loading | None] = SimpleQueue()
-        self._isolated = False
+        self._isolated = isolated
         self._threads = 0
         # What threads change together, and wait for:
         self._state = threading.Condition()  # whose lock may be taken twice
@@ -121,6 +154,11 @@ class Loaders:
         self._closed = False
         for _ in range(workers):
             self._start()
+
+    @property
+    def isolated(self) -> bool:
+        """Whether pictures are decoded in processes, from the start or since one was given up."""
+        return self._isolated
 
     def submit(self, ref: ImageRef) -> Loading:
         """Have an image loaded, after those that were asked for before."""
@@ -182,7 +220,8 @@ class Loaders:
             return Loaded(loading.key, loading.read_ns, error=str(exc), remember=exc.lasting)
 
     def _loaded(self, loading: Loading, file: BinaryIO, decoder: Decoder) -> Loaded:
-        data = read(file, self._limits.max_pixels)
+        with self._busy.at("read"):
+            data = read(file, self._limits.max_pixels)
         key = loading.key = hashlib.sha256(data).digest()
         if vectors := self._store.images(self._fingerprint, [key]):
             return Loaded(key, loading.read_ns, vector=vectors[key])
@@ -194,9 +233,10 @@ class Loaders:
             loading.decoder = decoder
         try:
             # Nested, so that nothing holds the picture when its room is given to another.
-            return Loaded(
-                key, loading.read_ns, pixels=encoder.preprocess(self._decoded(loading, data, encoder.image_size))
-            )
+            with self._busy.at("decode"):
+                return Loaded(
+                    key, loading.read_ns, pixels=encoder.preprocess(self._decoded(loading, data, encoder.image_size))
+                )
         except MemoryError as exc:
             raise DecodeError("not enough memory to prepare it", lasting=False) from exc
 

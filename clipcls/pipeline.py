@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from clipcls.busy import Busy
 from clipcls.cores import cores
 from clipcls.encoders import file_digest, load_encoder
 from clipcls.encoders.base import Encoder, Vectors
@@ -92,7 +93,9 @@ class Embedder:
         self._traced = traced
         self.spec = parse_spec(model)
         self._info: EncoderInfo | None = None
-        self._tower = Tower(self._load)
+        self.busy = Busy()
+        """How long each stage has worked on images."""
+        self._tower = Tower(self._load, self.busy)
         self._batch_size = batch_size
         self._workers = workers or cores()
         self._limits = limits or Limits()
@@ -156,8 +159,10 @@ class Embedder:
             ModelError: the model cannot be loaded.
             DeviceError: the device is missing, or its memory too small for one image.
         """
+        fingerprint = self.info.fingerprint
+        loaders = Loaders(self._tower, self.store, fingerprint, self._workers, self._limits, busy=self.busy)
         run = _ImageRun(
-            refs, self._tower, self.store, self.info.fingerprint, self._batch_size, self._workers, self._limits
+            refs, self._tower, self.store, fingerprint, self._batch_size, self._workers, loaders, self._limits.decoder
         )
         try:
             yield from run.blocks()
@@ -214,13 +219,13 @@ class _ImageRun:
         fingerprint: str,
         batch_size: int | None,
         workers: int,
-        limits: Limits,
+        loaders: Loaders,
+        decoder: str,
     ) -> None:
         self._refs, self._exhausted = iter(refs), False
         self._tower, self._store, self._fingerprint = tower, store, fingerprint
         self._asked_batch_size, self._workers = batch_size, workers
-        self._loaders = Loaders(tower, store, fingerprint, workers, limits)
-        self._decoder = limits.decoder
+        self._loaders, self._decoder = loaders, decoder
         self._order: deque[_Slot] = deque()
         """Every slot that has not been handed on."""
         self._unread: deque[_Slot] = deque()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 Activation = Literal["softmax", "sigmoid"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
@@ -47,11 +47,33 @@ class ImageRef:
     stat: FileStamp | None
     """None where there is no file to stat, or where it could not be read: then ``open`` tells why."""
     open: Callable[[], BinaryIO] = field(repr=False, compare=False)
-    """Opens the image's bytes.
+    """Opens the image's bytes; with the whole reference it can be sent to another process.
 
     Raises:
         OSError: the image cannot be opened.
     """
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What its source says of it: the other columns of a table, a caption; plain values by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Some images that follow each other in a run's input."""
+
+    number: int
+    """From 0."""
+    refs: tuple[ImageRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What is told of a shard whose results are written."""
+
+    number: int
+    images: int
+    failed: int
+    uncertain: int = 0
+    cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)

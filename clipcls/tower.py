@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from clipcls.busy import Busy
 from clipcls.encoders.base import Encoder, Vectors
 from clipcls.errors import OutOfMemory, UsageError
 
@@ -24,10 +25,12 @@ class Tower:
 
     Args:
         load: loads the encoder; called at most once, in the tower's thread.
+        busy: told how long images are encoded.
     """
 
-    def __init__(self, load: Callable[[], Encoder]) -> None:
+    def __init__(self, load: Callable[[], Encoder], busy: Busy | None = None) -> None:
         self._load = load
+        self._busy = busy or Busy()
         self._loading: Future[Encoder] | None = None
         self._lock = Lock()
         self._thread = ThreadPoolExecutor(1, "clipcls-tower")
@@ -47,7 +50,7 @@ class Tower:
 
     def images(self, batch: Sequence[Any]) -> Future[Vectors]:
         """The embeddings of preprocessed images, once the tower comes to them: float32 [n, D], unit rows."""
-        return self._submit(self._within_memory, "images", batch)
+        return self._submit(self._images, batch)
 
     def texts(self, prompts: Sequence[str]) -> Future[Vectors]:
         """The embeddings of prompts, once the tower comes to them: float32 [n, D], unit rows."""
@@ -62,6 +65,11 @@ class Tower:
             return self._thread.submit(work, *arguments)
         except RuntimeError as exc:
             raise UsageError("this classifier is closed; load it again") from exc
+
+    def _images(self, batch: Sequence[Any]) -> Vectors:
+        self.loading().result()
+        with self._busy.at("encode"):
+            return self._within_memory("images", batch)
 
     def _within_memory(self, kind: str, batch: Sequence[Any]) -> Vectors:
         """Encode a batch, halved for good whenever memory runs out.

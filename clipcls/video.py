@@ -99,8 +99,6 @@ class Videos:
 
     def __init__(self, sampling: Sampling) -> None:
         self._sampling = sampling
-        self._lock = threading.Lock()
-        self._film = lru_cache(maxsize=_OPEN)(_Film)
 
     def frames(self, file: ImageRef) -> Iterator[ImageRef]:
         """The frames of one video in order, under ids such as ``clip.mp4#t=12.50``.
@@ -117,11 +115,11 @@ class Videos:
             for time in _changes(path) if self._sampling.scenes else _moments(length.reached, self._sampling.fps):
                 yield self._frame(file, file.stat, time)
         except OSError as exc:
-            yield ImageRef(file.id, file.base, None, partial(_refuse, exc.strerror or str(exc)))
+            yield ImageRef(file.id, file.base, None, partial(_refuse, exc.strerror or str(exc)), file.extra)
             return
         if length.missing:
             name = f"{file.id}#t={length.reached:.2f}"
-            yield ImageRef(name, file.base, None, partial(_refuse, length.missing))
+            yield ImageRef(name, file.base, None, partial(_refuse, length.missing), file.extra)
 
     def count(self, file: ImageRef) -> int | None:
         """How many references ``frames`` gives; None where only decoding would tell."""
@@ -139,17 +137,23 @@ class Videos:
         """A frame by an id that ``frames`` gave it; without a stamp, for whoever wants to see it once more."""
         moment = moment_of(id)
         assert moment is not None, id
-        return ImageRef(id, base, None, partial(self._open, os.path.join(base, moment[0]), moment[1]))
+        return ImageRef(id, base, None, partial(open_frame, os.path.join(base, moment[0]), moment[1]))
 
     def _frame(self, file: ImageRef, stamp: FileStamp, time: float) -> ImageRef:
         mark = f"#t={time:.2f}"
         seen = FileStamp(stamp.path + mark, stamp.size, stamp.mtime_ns)
-        return ImageRef(file.id + mark, file.base, seen, partial(self._open, stamp.path, time))
+        return ImageRef(file.id + mark, file.base, seen, partial(open_frame, stamp.path, time), file.extra)
 
-    def _open(self, path: str, time: float) -> BinaryIO:
-        with self._lock:
-            film = self._film(path)
-        return io.BytesIO(film.frame(time))
+
+def open_frame(path: str, time: float) -> BinaryIO:
+    """The frame of a video that is shown at a moment, as a picture.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with _FILMS_LOCK:
+        film = _film(path)
+    return io.BytesIO(film.frame(time))
 
 
 def by_video(items: Iterable[Item], id: Callable[[Item], str]) -> Iterator[tuple[str | None, Iterator[Item]]]:
@@ -410,3 +414,8 @@ def _opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         if not pictures:
             raise OSError("there are no pictures in it, only sound")
         yield container, pictures[0]
+
+
+_FILMS_LOCK = threading.Lock()
+_film = lru_cache(maxsize=_OPEN)(_Film)
+"""Of this process."""

@@ -11,11 +11,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from clipcls.encoders.base import Preparation
 from clipcls.errors import OutOfMemory
 from clipcls.records import EncoderInfo, FileStamp, TokenCount
 
 WORDS = {"red": 0, "红": 0, "green": 1, "绿": 1, "blue": 2, "蓝": 2}
 DIM = 16
+
+
+def prepare(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.resize((2, 2)), np.float32).mean(axis=(0, 1))
 
 
 class FakeEncoder:
@@ -57,7 +62,10 @@ class FakeEncoder:
     def preprocess(self, image: Image.Image) -> np.ndarray:
         assert image.mode == "RGB"
         self.prepared.append(threading.get_ident())
-        return np.asarray(image.resize((2, 2)), np.float32).mean(axis=(0, 1))
+        return prepare(image)
+
+    def preparation(self) -> Preparation:
+        return Preparation(self.image_size, prepare)
 
     def tokenize(self, prompts: Sequence[str]) -> list[TokenCount]:
         return [TokenCount(min(len(prompt), 77), len(prompt) > 77) for prompt in prompts]

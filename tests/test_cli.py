@@ -255,7 +255,7 @@ def test_camera_files_are_counted(
     fake: Install, imgs: Path, clipcls: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake()
-    monkeypatch.setattr("clipcls.sources.find_spec", lambda name: None)
+    monkeypatch.setattr("clipcls.sources.selection.find_spec", lambda name: None)
     for name in ("a.HEIC", "b.heic", "c.nef"):
         (imgs / name).write_bytes(b"?")
     assert len(clipcls.rows("classify", imgs, "--labels", "red,blue")) == 3

@@ -267,3 +267,65 @@ def test_a_folder_that_vanishes_is_told(here: Path) -> None:
     done = subprocess.run([sys.executable, "-c", COUNTING, *WORDS], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert encoded() <= 1200 + 3 * BATCH
+
+
+# Runs that are cut into shards
+
+
+SHARD = 40
+IN_SHARDS = {
+    "embed": ["embed", "图片", "-o", "out"],
+    "classify": ["classify", "图片", "--labels", "red,green,blue", "-o", "out/"],
+}
+
+
+def rows_of_parts() -> list[str]:
+    """The paths of all rows, as anybody reads them."""
+    import duckdb
+
+    if not any(Path("out").glob("*.parquet")):
+        return []
+    return [path for (path,) in duckdb.sql("SELECT path FROM 'out/*.parquet' WHERE error IS NULL").fetchall()]
+
+
+def check_shards_killed(command: str, kills: int, count: int, seed: int) -> None:
+    """Without a store, so that what is in no part must be encoded again."""
+    dice, expected = random.Random(seed), Counter(pictures(count))
+    words = [*IN_SHARDS[command], "--no-cache", "--resume", "--quiet", "--shard-size", str(SHARD)]
+    lost: list[int] = []
+    before = 0
+    """Of those, how many this run lost."""
+    while len(lost) < kills:
+        run = subprocess.Popen([sys.executable, "-c", COUNTING, *words], stderr=subprocess.PIPE)
+        time.sleep(dice.uniform(0.2, 1.2))
+        run.kill()
+        _, said = run.communicate()
+        assert run.returncode in (0, -signal.SIGKILL), said
+        found = Counter(rows_of_parts())
+        assert found <= expected
+        if run.returncode == 0:  # it was through: from here the kills hit a run anew
+            assert found == expected
+            shutil.rmtree("out")
+            Path("out.run.json").unlink()
+            Path("encoded.txt").unlink()
+            before = 0
+            continue
+        lost.append(encoded() - found.total() - before)
+        before += lost[-1]
+    assert all(0 <= each <= SHARD + 3 * BATCH for each in lost), lost
+    assert sum(lost) <= kills * SHARD, lost
+    done = subprocess.run([sys.executable, "-c", COUNTING, *words], stderr=subprocess.PIPE, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Counter(rows_of_parts()) == expected
+    assert sorted(path.name for path in Path().glob("out*")) == ["out", "out.run.json"]
+
+
+@pytest.mark.parametrize("command", IN_SHARDS)
+def test_kills_cost_a_run_in_shards_no_more_than_a_shard_each(here: Path, command: str) -> None:
+    check_shards_killed(command, 3, 800, seed=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", IN_SHARDS)
+def test_thirty_kills_cost_a_run_in_shards_no_more_than_a_shard_each(here: Path, command: str) -> None:
+    check_shards_killed(command, 30, 3000, seed=4)

@@ -48,6 +48,9 @@ FILLED_IN = (
     *("No such file or directory", "Permission denied", "Is a directory", "Not a directory"),
     *("No space left on device", "Read-only file system"),
     *("damaged", "from a newer version", "none", ", in one folder a label"),
+    *("there is nothing at this address", "there is nothing at this address (HTTP {})", "no answer in time"),
+    *("access denied; check your credentials", "access denied (HTTP {}); check your credentials"),
+    *("the server answers with an error (HTTP {})", "the server cannot be reached, or breaks off"),
     *(*NAMES.values(), *_LANGUAGES, "Chinese and English", "English and Chinese", "--model {} or --model {}"),
     "{} image and {} text embeddings ({} MB) and what {} models need to run without torch",
 )

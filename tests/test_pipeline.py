@@ -65,7 +65,7 @@ def test_the_second_run_loads_and_decodes_nothing(
     pictures(tmp_path / "imgs", 10)
     first = results(open_embedder(), tmp_path / "imgs")
     open_embedder().texts(["red", "blue"])
-    monkeypatch.setattr("clipcls.sources._open_regular", pytest.fail)
+    monkeypatch.setattr("clipcls.sources.opening._open_regular", pytest.fail)
     door.loads = 0
     again = open_embedder()
     second = results(again, tmp_path / "imgs")

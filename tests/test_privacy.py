@@ -32,7 +32,8 @@ for name in ("getaddrinfo", "gethostbyname", "create_connection"):
 """
 LABELS = ("--labels", "猫,咖啡")
 RUNS = {
-    "classify": ["classify photos {labels} -o out.csv", "classify photos {labels} --write-xmp"],
+    "classify": [f"classify photos {{labels}} {end}" for end in ("-o out.csv", "-o out/", "--write-xmp")],
+    "embed": ["embed photos -o embedded"],
     "search": ["search 一只猫 photos", "search 一只猫"],
     "sort": ["sort photos {labels} --into sorted"],
     "report": ["report photos {labels} -o report.html"],

@@ -16,9 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from clipcls import sources
 from clipcls.errors import InputError
-from clipcls.sources import CAMERA_SUFFIXES, SUFFIXES, ImageSource, file_ref
+from clipcls.sources import CAMERA_SUFFIXES, SUFFIXES, ImageSource, file_ref, images, selection
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX file systems")
 
@@ -38,7 +37,7 @@ def touch(*names: str) -> None:
 
 def without_packages(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
     real = importlib.util.find_spec
-    monkeypatch.setattr(sources, "find_spec", lambda name: None if name in missing else real("os"))
+    monkeypatch.setattr(selection, "find_spec", lambda name: None if name in missing else real("os"))
 
 
 def ids(*paths: str | Path, **options: object) -> list[str]:
@@ -251,7 +250,7 @@ def test_limit_stops_early(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_counting_looks_at_no_image(monkeypatch: pytest.MonkeyPatch) -> None:
     touch("f/a.jpg", "f/b.jpg")
     source = ImageSource(["f"])
-    monkeypatch.setattr(sources, "file_ref", None)
+    monkeypatch.setattr(images, "file_ref", None)
     assert source.count() == 2
 
 

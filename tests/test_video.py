@@ -255,7 +255,7 @@ def test_damage_in_the_middle_costs_no_more_than_what_it_hit() -> None:
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     film("f/a.mp4", [RED])
     monkeypatch.setitem(__import__("sys").modules, "av", None)
-    monkeypatch.setattr("clipcls.sources.find_spec", lambda name: None)
+    monkeypatch.setattr("clipcls.sources.selection.find_spec", lambda name: None)
     [ref] = ImageSource(["f/a.mp4"], videos=Sampling(folders=False))
     assert error(ref) == 'videos need an optional package: pip install "clipcls[video]"'
     with pytest.raises(UsageError, match=r"clipcls\[video\]"):

@@ -5,44 +5,60 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast, get_args
 
 import typer
 
-from clipcls import __version__
-from clipcls.cli.answers import at_least_one, left_out, sampling
-from clipcls.cli.common import STARTER_NOTICE, given_labels, open_classifier, quiet_pipe, say
+from clipcls.cli.answers import left_out, sampling
+from clipcls.cli.common import STARTER_NOTICE, given_labels, open_classifier, quiet_pipe, say, versions
 from clipcls.cli.options import (
+    Actors,
+    Address,
     Background,
+    BatchSize,
     Cache,
     Debug,
     Device,
+    Engine,
     Exclude,
-    Format,
     Fps,
+    GpusPerActor,
+    ImageColumn,
     Include,
     Labels,
     LabelsFile,
+    Limit,
     Margin,
     MaxPixels,
     Model,
+    Null,
+    Precision,
     Prompts,
     Quiet,
     Recursive,
+    Resume,
     Scenes,
+    ShardSize,
     Threshold,
     TimeLimit,
+    Workers,
 )
 from clipcls.cli.progress import Tally, progress_bar
+from clipcls.cli.sharded import Doer, Work, do, images_of, in_shards, is_folder
 from clipcls.cli.transfers import download_bar
 from clipcls.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from clipcls.heads import Head
     from clipcls.records import EncoderInfo, ImageRef, Record, Synonyms
-    from clipcls.sinks import Format, ResultSink, RunInfo
+    from clipcls.shards import Parts, Plan
+    from clipcls.sinks import Format as Written
+    from clipcls.sinks import ResultSink, RunInfo
+    from clipcls.sinks.rows import PartFormat
     from clipcls.sources import ImageSource
     from clipcls.video import Pooling
 
@@ -83,10 +99,11 @@ def classify(
         bool, typer.Option("--groups", help="Also the best group, and its probability.", rich_help_panel=_ANSWER)
     ] = False,
     recursive: Recursive = True,
-    null: Annotated[bool, typer.Option("-0", help="Paths on stdin end in NUL bytes.", rich_help_panel=_INPUT)] = False,
+    null: Null = False,
+    image_column: ImageColumn = None,
     include: Include = None,
     exclude: Exclude = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after N images.", rich_help_panel=_INPUT)] = None,
+    limit: Limit = None,
     max_pixels: MaxPixels = None,
     time_limit: TimeLimit = None,
     fps: Fps = None,
@@ -96,22 +113,29 @@ def classify(
     ] = "frames",
     model: Model = None,
     device: Device = None,
-    precision: Annotated[
-        str | None, typer.Option(help="auto, fp32, bf16, fp16 or int8.", rich_help_panel=_MODEL)
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images at once.", rich_help_panel=_MODEL)] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads that read and decode.", rich_help_panel=_MODEL)
-    ] = None,
+    precision: Precision = None,
+    batch_size: BatchSize = None,
+    workers: Workers = None,
     strict_language: Annotated[
         bool,
         typer.Option("--strict-language", help="Labels the model cannot read are an error.", rich_help_panel=_MODEL),
     ] = False,
     cache: Cache = True,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A .csv or .jsonl file.", rich_help_panel=_OUTPUT)
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            path_type=str,
+            help="A .csv or .jsonl file; or a folder of Parquet, with / at its end.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = None,
-    format: Format = None,
+    format: Annotated[
+        str | None,
+        typer.Option("--format", "-f", help="table, csv, jsonl or parquet.", rich_help_panel=_OUTPUT),
+    ] = None,
     all_scores: Annotated[
         bool, typer.Option("--all-scores", help="Every label's score.", rich_help_panel=_OUTPUT)
     ] = False,
@@ -130,10 +154,15 @@ def classify(
     xmp_name: Annotated[
         str, typer.Option(help="short for photo.xmp, full for photo.jpg.xmp.", rich_help_panel=_OUTPUT)
     ] = "short",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.", rich_help_panel=_OUTPUT)] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a cut-off run.", rich_help_panel=_OUTPUT)
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there.", rich_help_panel=_OUTPUT)
     ] = False,
+    resume: Resume = False,
+    engine: Engine = "local",
+    address: Address = None,
+    actors: Actors = None,
+    gpus_per_actor: GpusPerActor = None,
+    shard_size: ShardSize = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -142,7 +171,7 @@ def classify(
     clipcls classify ./imgs --labels 大象,冰箱,蚂蚁
     """
     from clipcls.settings import Settings
-    from clipcls.sinks import check_output, open_sink
+    from clipcls.sinks import open_sink
     from clipcls.sources import ImageSource
     from clipcls.video import pooled
 
@@ -163,23 +192,29 @@ def classify(
         wanted or prompts or background or multi_label or calibration or synonyms != "mean" or strict_language
     ):
         raise UsageError("--head brings its own labels: leave out all options on labels, prompts and calibration")
-    layout = _Layout(_format(format, output, excel), top_k, all_scores, excel, unknown_label)
+    target = Path(output) if output else None
+    doer = Doer(engine, address, actors, gpus_per_actor, shard_size).check()
+    layout = _Layout(_format(format, target, excel, folder=is_folder(output)), top_k, all_scores, excel, unknown_label)
     rule = _Rule(threshold, margin, groups)
     if unknown_label and not (threshold or margin or background or multi_label):
         raise UsageError("--unknown-label needs something to be unsure by: --threshold, --margin or --background")
-    check_output(output, overwrite=overwrite, resume=resume)
+    cut = in_shards(target, layout.format, doer)
+    _check_output(target, layout.format, cut=cut, overwrite=overwrite, resume=resume)
     selection: dict[str, Any] = {
         "recursive": recursive,
         "include": include or [],
         "exclude": exclude or [],
         "limit": limit,
+        **({"image_column": image_column} if image_column else {}),
     }
     found = ImageSource(paths, null_separated=null, videos=sampling(fps, scenes=scenes), **selection)
     pooling = _pooling(video, groups=groups)
     sidecars = _sidecars(xmp_name) if write_xmp else None
     extras = {"fps": fps, "scenes": scenes, "video": pooling, "write_xmp": sidecars}
     selection |= {name: value for name, value in extras.items() if value}
-    images = at_least_one(found, paths)
+    if cut and (pooling or sidecars or show):
+        raise UsageError("--video, --write-xmp and --show do not go with a folder of results or with --engine ray")
+    images = images_of(found, paths, resume=resume and cut)
     tally = Tally()
     with open_classifier(settings, cache) as classifier, quiet_pipe():
         with download_bar():
@@ -201,10 +236,15 @@ def classify(
         if classifier.is_starter and not quiet:
             say(STARTER_NOTICE)
         run = _run_info(answering, classifier.info, layout, rule, paths, selection, with_versions=output is not None)
+        if cut and target:
+            run = replace(run, shard_size=doer.images_a_shard)
+            work = Work(target, run, partial(_parts, answering), answering, answer, overwrite, resume)
+            failed = do(work, doer, classifier, settings, found, images, quiet=quiet)
+            raise typer.Exit(InputError.exit_code if failed else 0)
         with (
             progress_bar(tally, found.count, hidden=quiet) as rows,
             _dressed(
-                open_sink(run, output, rows, overwrite=overwrite, resume=resume), answering, sidecars, show=show
+                open_sink(run, target, rows, overwrite=overwrite, resume=resume), answering, sidecars, show=show
             ) as sink,
             _told_when_cut_off(sink, tally, quiet=quiet),
         ):
@@ -224,7 +264,7 @@ def classify(
 class _Layout(NamedTuple):
     """The options that decide what a row holds."""
 
-    format: Format
+    format: Written
     top_k: int
     all_scores: bool
     excel: bool
@@ -239,14 +279,40 @@ class _Rule(NamedTuple):
     groups: bool
 
 
-def _format(asked: str | None, output: Path | None, excel: bool) -> Format:
+def _check_output(output: Path | None, form: str, *, cut: bool, overwrite: bool, resume: bool) -> None:
+    """Refuse what could not be written, before any work is done."""
+    if cut and output:
+        from clipcls.shards import check_parts
+
+        check_parts(output, folder=form == "parquet", overwrite=overwrite, resume=resume)
+    else:
+        from clipcls.sinks import check_output
+
+        check_output(output, overwrite=overwrite, resume=resume)
+
+
+def _parts(head: Head, plan: Plan) -> Parts:
+    """What writes the answers."""
+    from clipcls.sinks.parts import ParquetRecords, TextParts
+
+    run = plan.run
+    if run.format == "parquet":
+        return ParquetRecords(plan.output, run.fingerprint, plan.columns, run.layout, head.digest)
+    return TextParts(plan.output, cast("PartFormat", run.format), run.layout)
+
+
+def _format(asked: str | None, output: Path | None, excel: bool, *, folder: bool) -> Written:
     from clipcls.sinks import Format, choose_format
 
+    if folder:
+        if asked not in (None, "parquet"):
+            raise UsageError(f"a folder holds parquet; for {asked} name a file with --output")
+        asked = "parquet"
     if asked is None and output is None and not sys.stdout.isatty():
         asked = "csv"
     if asked is not None and asked not in get_args(Format):
         raise UsageError(f"unknown format {asked!r}: use {', '.join(get_args(Format))}")
-    chosen = choose_format(cast("Format | None", asked), output)
+    chosen = choose_format(cast("Written | None", asked), output)
     if excel and chosen != "csv":
         raise UsageError(f"--excel is for CSV, not for {chosen}; add --format csv or --output FILE.csv")
     return chosen
@@ -305,7 +371,7 @@ def _run_info(
     for wording in head.wordings:
         by_templates.setdefault(wording.templates, []).append(called(wording))
     return RunInfo(
-        versions=_versions() if with_versions else {},
+        versions=versions() if with_versions else {},
         model=info.spec,
         fingerprint=info.fingerprint,
         precision=info.precision,
@@ -327,16 +393,6 @@ def _run_info(
         selection=selection,
         **layout._asdict(),
     )
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {"clipcls": __version__}
-    for name in ("open_clip_torch", "torch", "transformers", "onnxruntime", "tokenizers", "pillow", "numpy", "av"):
-        with suppress(PackageNotFoundError):  # another build may go by another name
-            versions[name] = version(name)
-    return versions
 
 
 def _not_done(images: Iterable[ImageRef], sink: ResultSink, *, by_videos: bool) -> Iterator[ImageRef]:

@@ -13,6 +13,7 @@ from clipcls.cli.language import Translated
 
 COMMANDS = {
     "classify": "Rank labels for every image.",
+    "embed": "Write the embedding of every image.",
     "search": "Find the images that fit a sentence.",
     "sort": "Put images into one folder a label.",
     "report": "Show answers as one page, with pictures.",

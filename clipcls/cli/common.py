@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from clipcls import __version__
 from clipcls.cli.language import told
 from clipcls.errors import StoreError, UsageError
 
@@ -76,6 +77,17 @@ def open_classifier(settings: Settings, cache: bool) -> Classifier:
     except StoreError as exc:
         say(f"warning: {exc}; this run keeps no embeddings")
         return load(False)
+
+
+def versions() -> dict[str, str]:
+    """Of clipcls and of what it computes with, by package name."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"clipcls": __version__}
+    for name in ("open_clip_torch", "torch", "transformers", "onnxruntime", "tokenizers", "pillow", "numpy", "av"):
+        with suppress(PackageNotFoundError):  # another build may go by another name
+            found[name] = version(name)
+    return found
 
 
 @contextmanager

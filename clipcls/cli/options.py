@@ -8,7 +8,7 @@ import typer
 
 from clipcls.cli.completion import a_label_set, a_model, a_prompt_set
 
-_ANSWER, _INPUT, _MODEL, _OUTPUT = "Answer", "Images", "Model", "Output"
+_ANSWER, _INPUT, _MODEL, _OUTPUT, _ENGINE = "Answer", "Images", "Model", "Output", "Engine"
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No bar, notice or summary.", rich_help_panel=_OUTPUT)]
@@ -81,3 +81,24 @@ Fps = Annotated[
     ),
 ]
 Scenes = Annotated[bool, typer.Option("--scenes", help="Of videos one frame a scene instead.", rich_help_panel=_INPUT)]
+ImageColumn = Annotated[
+    str | None, typer.Option(help="Which column of a table holds the images.", rich_help_panel=_INPUT)
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="Stop after N images.", rich_help_panel=_INPUT)]
+Null = Annotated[bool, typer.Option("-0", help="Paths on stdin end in NUL bytes.", rich_help_panel=_INPUT)]
+
+Precision = Annotated[str | None, typer.Option(help="auto, fp32, bf16, fp16 or int8.", rich_help_panel=_MODEL)]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at once.", rich_help_panel=_MODEL)]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads that read and decode.", rich_help_panel=_MODEL)]
+
+Engine = Annotated[str, typer.Option(help="local, or ray for many machines.", rich_help_panel=_ENGINE)]
+Address = Annotated[str | None, typer.Option(help="Of the Ray cluster: auto or HOST:PORT.", rich_help_panel=_ENGINE)]
+Actors = Annotated[int | None, typer.Option(min=1, help="How many encoders Ray starts.", rich_help_panel=_ENGINE)]
+GpusPerActor = Annotated[
+    float | None, typer.Option(min=0.0, help="Graphics cards of each; 0.5 for half a card.", rich_help_panel=_ENGINE)
+]
+ShardSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Images in each file of a folder of results; else 1000.", rich_help_panel=_ENGINE),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a cut-off run.", rich_help_panel=_OUTPUT)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pickle
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -43,6 +44,19 @@ def unfit(exc: Exception) -> str:
     return f"{one_line(exc)}; its files are damaged or do not fit each other: get them anew"
 
 
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What is done to a picture before the image tower sees it, apart from the model: no weights come with it.
+
+    It can be sent to other processes.
+    """
+
+    image_size: int
+    """See ``Encoder.image_size``."""
+    preprocess: Callable[[Image.Image], Any]
+    """See ``Encoder.preprocess``."""
+
+
 class Encoder(Protocol):
     """Two towers that put images and texts into one space."""
 
@@ -55,6 +69,10 @@ class Encoder(Protocol):
 
     def preprocess(self, image: Image.Image) -> Any:
         """One upright RGB picture as the image tower's input; called in loader threads."""
+        ...
+
+    def preparation(self) -> Preparation:
+        """The same, for processes that have no model."""
         ...
 
     def tokenize(self, prompts: Sequence[str]) -> Sequence[TokenCount]:

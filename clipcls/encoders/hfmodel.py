@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from clipcls.encoders.base import Vectors, unfit
+from clipcls.encoders.base import Preparation, Vectors, unfit
 from clipcls.encoders.devices import device_errors, resolve_device, upload
 from clipcls.encoders.files import ModelFiles
 from clipcls.encoders.precision import computing, quantize, resolve_precision
@@ -121,8 +122,11 @@ class HFEncoder:
 
         Not cut into geometry and numbers: processors differ in their steps, and some give masks and shapes as well.
         """
-        prepared = self._processor(images=image, return_tensors="pt")
-        return {name: values[0] for name, values in prepared.items()}
+        return _prepared(self._processor, image)
+
+    def preparation(self) -> Preparation:
+        """The same, without the towers."""
+        return Preparation(self.image_size, partial(_prepared, self._processor))
 
     def tokenize(self, prompts: Sequence[str]) -> list[TokenCount]:
         """How many tokens each prompt takes, and whether its end was cut off."""
@@ -192,6 +196,11 @@ class HFEncoder:
 
 class _UnfitError(Exception):
     """What is wrong with a model, said as a person needs it."""
+
+
+def _prepared(processor: Any, image: Image.Image) -> Inputs:
+    prepared = processor(images=image, return_tensors="pt")
+    return {name: values[0] for name, values in prepared.items()}
 
 
 def _load(files: ModelFiles) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 
 from clipcls.cores import cores
-from clipcls.encoders.base import Vectors, one_line, out_of_memory
+from clipcls.encoders.base import Preparation, Vectors, one_line, out_of_memory
 from clipcls.encoders.files import FINGERPRINT_KEY, GRAPHS, ModelFiles
 from clipcls.encoders.inputs import Pictures, Pixels, Prompts
 from clipcls.encoders.spec import ModelSpec
@@ -75,6 +75,10 @@ class OnnxEncoder:
     def preprocess(self, image: Image.Image) -> Pixels:
         """The model's own resize and crop: uint8 [height, width, 3]."""
         return self._pictures.cut(image)
+
+    def preparation(self) -> Preparation:
+        """The same, without the towers."""
+        return Preparation(self.image_size, self._pictures.cut)
 
     def tokenize(self, prompts: Sequence[str]) -> list[TokenCount]:
         """How many tokens each prompt takes, and whether its end was cut off."""

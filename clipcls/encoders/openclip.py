@@ -16,7 +16,7 @@ import torch
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from clipcls.encoders.base import Vectors, unfit
+from clipcls.encoders.base import Preparation, Vectors, unfit
 from clipcls.encoders.devices import device_errors, resolve_device, upload
 from clipcls.encoders.files import ModelFiles
 from clipcls.encoders.meta import awaiting_weights, lacks_weights
@@ -94,9 +94,11 @@ class OpenClipEncoder:
 
     def preprocess(self, image: Image.Image) -> Pixels:
         """The model's own resize and crop: uint8 [height, width, 3]."""
-        for step in self._geometry:
-            image = step(image)
-        return np.asarray(image)
+        return _cut(self._geometry, image)
+
+    def preparation(self) -> Preparation:
+        """The same, without the towers."""
+        return Preparation(self.image_size, partial(_cut, self._geometry))
 
     def tokenize(self, prompts: Sequence[str]) -> list[TokenCount]:
         """How many tokens each prompt takes, and whether its end was cut off."""
@@ -157,6 +159,12 @@ class OpenClipEncoder:
         )
         self._scale, self._offset = (each.float().to(self._device) for each in (1 / (255 * std), -mean / std))
         self.image_size = int(np.max(cfg.size))
+
+
+def _cut(geometry: Sequence[Callable[[Any], Any]], image: Image.Image) -> Pixels:
+    for step in geometry:
+        image = step(image)
+    return np.asarray(image)
 
 
 def _create(files: ModelFiles) -> Any:

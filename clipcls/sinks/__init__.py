@@ -26,6 +26,7 @@ __all__ = [
     "written_path",
 ]
 
+_NO_TABLE = "a table is for the terminal and cannot be resumed; write csv or jsonl to a file"
 _SUFFIXES: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
 
@@ -33,12 +34,14 @@ def choose_format(asked: Format | None, output: Path | None) -> Format:
     """The format that was asked for, or the one that the file's suffix names; a table where there is no file.
 
     Raises:
-        UsageError: the suffix names no format, or a table was to go to a file.
+        UsageError: the suffix names no format, a table was to go to a file, or Parquet to the screen.
     """
     if output is None:
+        if asked == "parquet":
+            raise UsageError("parquet is for a folder; name it with --output")
         return asked or "table"
     if asked == "table":
-        raise UsageError("a table is for the terminal and cannot be resumed; write csv or jsonl to a file")
+        raise UsageError(_NO_TABLE)
     found = asked or _SUFFIXES.get(output.suffix.lower())
     if found is None:
         known = ", ".join(_SUFFIXES)
@@ -56,7 +59,8 @@ def open_sink(
         OutputError: the file must not or cannot be written, or cannot be resumed by this run.
     """
     if output is not None:
-        choose_format(run.format, output)  # refuses a table
+        if run.format == "table":
+            raise UsageError(_NO_TABLE)
         return FileSink(output, run, overwrite=overwrite, resume=resume)
     check_output(output, overwrite=overwrite, resume=resume)
     if run.format == "table":

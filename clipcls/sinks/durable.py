@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,24 @@ def move(source: Path, target: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def drafted(target: Path, drafts: Path) -> Iterator[Path]:
+    """A file to be written in the folder ``drafts``, which then takes the place of ``target`` on the same disk.
+
+    Raises:
+        OSError: it cannot be written; then ``target`` is as it was.
+    """
+    draft = drafts / f"draft-{uuid.uuid4().hex}"
+    try:
+        yield draft
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
+        move(draft, target)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def lock(stream: IO[str]) -> None:

@@ -40,15 +40,12 @@ def check_output(output: Path | None, *, overwrite: bool = False, resume: bool =
             raise UsageError("--overwrite and --resume are for a file; name it with --output")
         return
     partial = partial_path(output)
-    with _told(output):
-        if not output.parent.is_dir():
-            raise OutputError(f"{_name(output)}: there is no folder {_name(output.parent)}; create it first")
+    with told(output):
         if output.is_dir():
             raise OutputError(f"{_name(output)} is a folder; name a file in it")
         if _exists(output) and not output.is_file():
             raise OutputError(f"{_name(output)} is not an ordinary file; without --output results go to the screen")
-        if not os.access(output.parent, os.W_OK | os.X_OK):
-            raise OutputError(f"{_name(output)}: the folder {_name(output.parent.absolute())} cannot be written to")
+        check_place(output)
         if overwrite or resume:
             return
         if _exists(partial):
@@ -58,6 +55,41 @@ def check_output(output: Path | None, *, overwrite: bool = False, resume: bool =
             )
         if _exists(output):
             raise OutputError(f"{_name(output)} exists: --overwrite replaces it, --resume goes on with a cut-off run")
+
+
+def check_place(output: Path) -> None:
+    """Refuses what cannot be made where it is to be.
+
+    Raises:
+        OutputError: the folder that it is to be in is missing, or cannot be written to.
+    """
+    if not output.parent.is_dir():
+        raise OutputError(f"{_name(output)}: there is no folder {_name(output.parent)}; create it first")
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise OutputError(f"{_name(output)}: the folder {_name(output.parent.absolute())} cannot be written to")
+
+
+def check_same(output: Path, earlier: RunInfo, now: RunInfo) -> None:
+    """Refuses to go on with the results of another run.
+
+    Raises:
+        OutputError: they would be other ones.
+    """
+    if differ := differences(earlier, now):
+        raise OutputError(
+            f"{_name(output)} cannot be resumed, the earlier run was another one: {'; '.join(differ)}. "
+            "Ask for the same again, or start over with --overwrite"
+        )
+
+
+def check_not_a_list(output: Path, now: RunInfo) -> None:
+    """Refuses to say of a run over what stdin lists that it is done.
+
+    Raises:
+        OutputError: there may be another list now.
+    """
+    if "-" in now.paths:
+        raise OutputError(f"{_name(output)} is complete, for whatever list was read then; --overwrite starts over")
 
 
 class FileSink(ResultSink):
@@ -83,7 +115,7 @@ class FileSink(ResultSink):
         self._stream: IO[str] | None = None
         self._earlier = Written()
         if resume:
-            with _told(output):
+            with told(output):
                 self._take_up()
         self._done = self._earlier.paths
         self.failed_before = self._run.failed if self.already_complete else self._earlier.failed
@@ -105,7 +137,7 @@ class FileSink(ResultSink):
         Raises:
             OutputError: it cannot be written, or the run was complete already.
         """
-        with _told(self._output):
+        with told(self._output):
             stream = self._stream or self._start()
             stream.write(self._rows.row(record))
             if not record.cached:
@@ -117,7 +149,7 @@ class FileSink(ResultSink):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None and not self.already_complete:
-            with _told(self._output):
+            with told(self._output):
                 self._finish(self._stream or self._start())
         elif self._stream is not None:
             with suppress(OSError):  # what is wrong with the file is what ended the run
@@ -134,16 +166,9 @@ class FileSink(ResultSink):
                 f"nothing tells which run {_name(self._partial if begun else self._output)} is from; "
                 "--overwrite starts over"
             )
-        if differ := differences(earlier, self._run):
-            raise OutputError(
-                f"{_name(self._output)} cannot be resumed, the earlier run was another one: {'; '.join(differ)}. "
-                "Ask for the same again, or start over with --overwrite"
-            )
+        check_same(self._output, earlier, self._run)
         if not begun:
-            if "-" in self._run.paths:
-                raise OutputError(
-                    f"{_name(self._output)} is complete, for whatever list was read then; --overwrite starts over"
-                )
+            check_not_a_list(self._output, self._run)
             self.already_complete = True
             self._run = earlier
             return
@@ -211,11 +236,11 @@ def _name(path: Path) -> str:
 
 
 @contextmanager
-def _told(output: Path) -> Iterator[None]:
-    """Tells what the system has against writing ``output``."""
+def told(output: Path, kept: Path | None = None) -> Iterator[None]:
+    """Tells what the system has against writing ``output``, and where what there is of it is ``kept``."""
     try:
         yield
     except OSError as exc:
-        kept = partial_path(output)
+        kept = kept or partial_path(output)
         step = f"--resume goes on with {_name(kept)}" if _exists(kept) else "name another place with --output"
         raise OutputError(f"{_name(output)} cannot be written: {exc.strerror or exc}; {step}") from exc

@@ -30,21 +30,26 @@ def written_path(path: str) -> str:
     return well_formed(path)
 
 
-def read_written(path: Path, rows: Rows) -> Written:
+def read_written(path: Path, rows: Rows, head: str | None = None) -> Written:
     """The whole rows of a file that was cut off anywhere; what follows the last of them is left out.
+
+    Args:
+        path: the file.
+        rows: what was written into it.
+        head: what stands before the first row; None for what ``rows`` puts there.
 
     Raises:
         OutputError: the file holds something that ``rows`` would not have written.
         OSError: it cannot be read.
     """
-    head = rows.head().encode()
+    start = (rows.head() if head is None else head).encode()
     end = failed = images = 0
     paths: Counter[str] = Counter()
     with path.open("rb") as file:
         for row in _whole_rows(file, quoted=rows.quoted):
             try:
-                if head and end == 0:
-                    if row != head:
+                if start and end == 0:
+                    if row != start:
                         raise ValueError("another header")
                 else:
                     name, ok = rows.read(row.decode())

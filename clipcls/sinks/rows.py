@@ -13,7 +13,11 @@ from clipcls.labels import SYNONYM
 from clipcls.records import Failure, Prediction, Record, Score
 from clipcls.sinks.cells import csv_row, protect_cell, rounded, unprotect_cell, well_formed
 
-Format = Literal["table", "csv", "jsonl"]
+Format = Literal["table", "csv", "jsonl", "parquet"]
+PartFormat = Literal["csv", "jsonl", "parquet", "clip-retrieval"]
+"""What the results of a run that is cut into shards are written as."""
+RunFormat = Literal["table", "csv", "jsonl", "parquet", "clip-retrieval"]
+"""Either."""
 
 # Python refuses cells over 128 kB, and the answer of ten thousand labels is one cell.
 csv.field_size_limit(1 << 30)
@@ -70,11 +74,11 @@ class Rows(Protocol):
         """
 
 
-def rows_for(name: Format, layout: Layout) -> Rows:
+def rows_for(name: str, layout: Layout) -> Rows:
     """The row format of that name.
 
     Raises:
-        ValueError: a table has no rows that could be read again.
+        ValueError: it has no rows of text that could be read again, as a table has none.
     """
     if name == "csv":
         return CsvRows(layout)
@@ -129,7 +133,7 @@ class CsvRows:
             cells += [_number(score.cosine) for score in scores]
         if len(cells) != blank:
             raise ValueError(f"{len(cells)} cells of scores where the header has {blank}")
-        return csv_row([self._text(record.path), _status(record), *cells, ""])
+        return csv_row([self._text(record.path), status(record), *cells, ""])
 
     def read(self, row: str) -> tuple[str, bool]:
         """See ``Rows.read``."""
@@ -163,7 +167,7 @@ class JsonlRows:
         shown: dict[str, Any] = {
             "path": well_formed(record.path),
             "path_bytes": _path_bytes(record.path),
-            "status": _status(record),
+            "status": status(record),
             "label": None,
             "probability": None,
             "cosine": None,
@@ -197,7 +201,8 @@ def _number(number: float) -> str:
     return "0.000000" if text == "-0.000000" else text
 
 
-def _status(record: Record) -> str:
+def status(record: Record) -> str:
+    """``ok``, ``uncertain`` or ``error``."""
     if isinstance(record, Failure):
         return "error"
     return "uncertain" if record.uncertain else "ok"

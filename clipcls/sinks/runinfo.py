@@ -14,13 +14,14 @@ from clipcls.errors import OutputError
 from clipcls.records import Activation, Synonyms
 from clipcls.sinks.cells import printable
 from clipcls.sinks.durable import write_whole
-from clipcls.sinks.rows import Format, Layout
+from clipcls.sinks.rows import Layout, RunFormat
 from clipcls.textfile import fits
 
 _SHOWN = 5
 _DECISIVE = (
     *("logit_scale", "logit_bias", "activation", "format", "top_k", "all_scores", "excel", "synonyms", "background"),
     *("temperature", "head", "threshold", "margin", "unknown_label", "multi_label", "groups", "base"),
+    *("vectors", "shard_size"),
 )
 """Fields that say what a row holds, besides those that are compared item by item."""
 
@@ -64,7 +65,11 @@ class RunInfo:
     activation: Activation
     labels: tuple[LabelInfo, ...]
     prompts: tuple[LabelPrompts, ...]
-    format: Format
+    format: RunFormat
+    vectors: str = ""
+    """The type of the embeddings' numbers, where a run writes embeddings and not answers."""
+    shard_size: int = 0
+    """Images a shard; 0 for a run that is not cut into shards."""
     top_k: int = 1
     all_scores: bool = False
     excel: bool = False
@@ -170,7 +175,7 @@ def differences(then: RunInfo, now: RunInfo) -> list[str]:
         found += _prompt_differences(then, now)
     for name in _DECISIVE:
         old, new = getattr(then, name), getattr(now, name)
-        if old != new:
+        if old != new and not (name == "shard_size" and 0 in (old, new)):  # which both engines may write alike
             found.append(_differ(name.replace("_", " "), *map(_items, (old, new))))
     for name in {**then.selection, **now.selection}:
         if then.selection.get(name) != now.selection.get(name):
