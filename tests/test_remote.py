@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from conftest import Terminal
 from fakes import FakeDoor, picture
@@ -209,9 +211,6 @@ def test_a_shard_that_is_not_there_is_a_row(web: Web) -> None:
 
 
 def test_folders_and_tables_on_the_web(web: Web, tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
     pyarrow.parquet.write_table(pyarrow.table({"url": ["b.jpg", f"{web.url}/c.jpg"]}), tmp_path / "t.parquet")
     web.files["/f/t.parquet"] = (tmp_path / "t.parquet").read_bytes()
     web.files["/f/"] = (
@@ -354,9 +353,6 @@ def test_the_wrong_key_opens_nothing(s3: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_shards_and_tables_in_a_bucket(s3: Any, tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
     for n in range(3):
         s3.put_object(Bucket="pictures", Key=f"t/s-{n}.tar", Body=tar({"a.jpg": b"%d" % n, "a.json": b'{"n": 1}'}))
     for paths in (["s3://pictures/t/s-{0..2}.tar"], ["s3://pictures/t/*.tar"], ["s3://pictures/t/"]):
@@ -447,6 +443,13 @@ def test_a_thousand_pictures_have_the_same_answers_everywhere(
     assert answers(clipcls, tmp_path / "shard-{00000..00003}.tar") == expected
     assert answers(clipcls, "s3://pictures/shards/shard-{00000..00003}.tar") == expected
     assert answers(clipcls, f"{web.url}/shard-{{00000..00003}}.tar") == expected
+    columns = {"png": [name.read_bytes() for name in names]}, {"path": [f"imgs/{name.name}" for name in names]}
+    for at, column in enumerate(columns):
+        pyarrow.parquet.write_table(pyarrow.table(column), tmp_path / f"{at}.parquet", row_group_size=300)
+    (tmp_path / "imgs").symlink_to(thousand)
+    assert answers(clipcls, tmp_path / "1.parquet") == expected
+    rows = [row[1:] for row in answers(clipcls, tmp_path / "0.parquet")]
+    assert rows == [row[1:] for row in expected], "which have numbers and no names"
 
 
 def test_a_command_of_its_own_reads_the_bucket_by_the_environment(s3: Any, thousand: Path) -> None:

@@ -325,7 +325,7 @@ def _open_cell(full: str, version: FileStamp | str | None, group: int, row: int,
         if value["bytes"] is None and value["path"]:
             return file_ref(beside(full, value["path"]), os.path.dirname(full)).open()
         value = value["bytes"]
-    if not value:
+    if value is None:
         raise OSError("the table holds no image in this row")
     return io.BytesIO(value)
 
