@@ -462,7 +462,14 @@ def test_help_in_chinese() -> None:
     for words in ("用法：clipcls", "选项", "命令", "为每张图片排出标签的名次。", "--lang", "显示这页帮助并退出。"):
         assert words in top.stdout
     own = clipcls_says("classify", "--help", **ZH).stdout
-    for words in ("用法：clipcls classify", "答案", "图片文件、文件夹或通配符", "[默认：", "[必填]", "大象,冰箱,蚂蚁"):
+    for words in (
+        "用法：clipcls classify",
+        "答案",
+        "图片、文件夹、通配符、表格",
+        "[默认：",
+        "[必填]",
+        "大象,冰箱,蚂蚁",
+    ):
         assert words in own
     below = clipcls_says("labels", "check", "--help", **ZH).stdout
     assert "检查一个标签集" in below and "用法：clipcls labels check" in below

@@ -93,6 +93,7 @@ def test_the_python_example_runs(checkout: Path, environment: dict[str, str]) ->
 def test_every_option_and_exit_code_is_described(environment: dict[str, str], checkout: Path) -> None:
     commands = [
         "classify",
+        "embed",
         "doctor",
         "eval",
         "search",

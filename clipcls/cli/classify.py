@@ -68,7 +68,9 @@ _ANSWER, _INPUT, _MODEL, _OUTPUT = "Answer", "Images", "Model", "Output"
 def classify(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="Image files, folders, globs; - reads one path a line from stdin."),
+        typer.Argument(
+            metavar="PATH...", help="Images, folders, globs, tables, tar shards, addresses; @FILE or - lists paths."
+        ),
     ],
     labels: Labels = None,
     labels_file: LabelsFile = None,

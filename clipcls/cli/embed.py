@@ -54,7 +54,9 @@ _DTYPES = ("float32", "float16")
 def embed(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="Image files, folders, globs; - reads one path a line from stdin."),
+        typer.Argument(
+            metavar="PATH...", help="Images, folders, globs, tables, tar shards, addresses; @FILE or - lists paths."
+        ),
     ],
     output: Annotated[
         Path,
