@@ -35,6 +35,7 @@ from clipcls.tower import Tower, await_result
 if TYPE_CHECKING:
     from clipcls.encoders.files import ModelFiles
 
+UNUSABLE = "the model gave no usable embedding for it"
 _TEXT_BATCH = 64
 _MANY_TEXTS = 2000
 """Prompts that take so long that a person should know what is going on."""
@@ -136,7 +137,7 @@ class Embedder:
             batch = missing[start : start + _TEXT_BATCH]
             encoder = await_result(self._tower.loading())
             vectors = await_result(self._tower.texts(batch))
-            if not _usable(vectors).all():
+            if not usable(vectors).all():
                 raise ModelError(f"the model {self._model} gives no usable text embeddings: its weights are damaged")
             fresh = dict(zip(batch, zip(vectors, encoder.tokenize(batch), strict=True), strict=True))
             self.store.put_texts(fingerprint, fresh)
@@ -351,13 +352,13 @@ class _ImageRun:
     def _settle(self, key: bytes, vector: Vector, *, cached: bool) -> None:
         """Give an embedding to every slot that waits for it."""
         for slot in self._waiting.pop(key):
-            if _usable(vector):
+            if usable(vector):
                 slot.result = Embedded(slot.ref.id, vector, cached)
             else:
-                slot.result = Failure(slot.ref.id, "the model gave no usable embedding for it")
+                slot.result = Failure(slot.ref.id, UNUSABLE)
 
     def _keep(self, vectors: dict[bytes, Vector]) -> None:
-        self._store.put_images(self._fingerprint, {key: vector for key, vector in vectors.items() if _usable(vector)})
+        self._store.put_images(self._fingerprint, {key: vector for key, vector in vectors.items() if usable(vector)})
 
     def _remember_files(self) -> None:
         if self._digested:
@@ -365,6 +366,6 @@ class _ImageRun:
             self._digested = []
 
 
-def _usable(vectors: Vectors) -> npt.NDArray[np.bool_]:
+def usable(vectors: Vectors) -> npt.NDArray[np.bool_]:
     """Which rows are unit vectors; NaN and zero come of damaged weights or of overflow."""
     return np.asarray(np.abs(np.linalg.norm(vectors, axis=-1) - 1.0) < 0.01)

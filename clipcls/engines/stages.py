@@ -20,7 +20,7 @@ from clipcls.encoders import load_encoder
 from clipcls.encoders.base import Encoder, Preparation, Vectors
 from clipcls.errors import ModelError
 from clipcls.loading import Limits, Loaders, Prepared
-from clipcls.pipeline import Embedded, _usable
+from clipcls.pipeline import UNUSABLE, Embedded, usable
 from clipcls.records import Failure
 from clipcls.store.absent import NoStore
 from clipcls.tower import Tower
@@ -164,10 +164,10 @@ class Encoding:
         for ref, error in zip(shard.shard.refs, shard.errors, strict=True):
             if error is not None:
                 yield Failure(ref.id, error)
-            elif _usable(vector := next(vectors)):
+            elif usable(vector := next(vectors)):
                 yield Embedded(ref.id, vector, cached=False)
             else:
-                yield Failure(ref.id, "the model gave no usable embedding for it")
+                yield Failure(ref.id, UNUSABLE)
 
     def _vectors(self, inputs: Iterator[Any]) -> Iterator[Any]:
         """The embeddings of prepared pictures, one after the other; the tower always has the next batch."""
