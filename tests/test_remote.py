@@ -380,7 +380,7 @@ def test_metadata_in_a_bucket(s3: Any) -> None:
     assert extras == {"a.jpg": {"text": "one"}, "b.jpg": {"text": "two"}, "c.jpg": {"n": 3}}
 
 
-def test_any_other_file_system_of_fsspec() -> None:
+def test_any_other_file_system_of_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
     import fsspec
 
     memory = fsspec.filesystem("memory")
@@ -393,6 +393,7 @@ def test_any_other_file_system_of_fsspec() -> None:
         assert error(file_ref("memory://m/none.jpg", "/")) == "there is nothing at this address"
     finally:
         memory.rm("/m", recursive=True)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UsageError, match=r"gs:// needs an optional package: pip install \"clipcls\[remote\]\""):
         ImageSource(["gs://bucket/f/"])
     with pytest.raises(UsageError, match=r"nosuch://a/: "):

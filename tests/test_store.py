@@ -818,7 +818,7 @@ def test_random_damage_is_no_obstacle(tmp_path: Path, seed: int) -> None:
 
 
 def test_names_of_files_set_aside_do_not_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(time, "strftime", lambda _: "20200101-000000")
+    monkeypatch.setattr(time, "strftime", lambda *_: "20200101-000000")
     for _ in range(3):
         garbage(tmp_path / FILE_NAME)
         Store.open(tmp_path).close()
