@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from clipcls.encoders import load_encoder
 from clipcls.encoders.base import Encoder
 from clipcls.engines import ray as engine
 from clipcls.engines.ray import Pool
-from clipcls.errors import ModelError, UsageError
+from clipcls.errors import ClipclsError, ModelError, UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # of its own settings
 
@@ -290,6 +291,42 @@ def test_how_many_encoders_there_are() -> None:
     for pool in (Pool(gpus_per_actor=1.0), Pool(gpus_per_actor=0.5, actors=1)):
         with pytest.raises(UsageError, match=r"the Ray cluster"):
             sizes(pool, {"CPU": 8.0}, 2)
+    with pytest.raises(UsageError, match="--actors 5 with 1 GPUs each are more than the Ray cluster's 4"):
+        sizes(Pool(actors=5), {"CPU": 8.0, "GPU": 4.0}, 2)
+
+
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", fail)
+    words = r"^Ray does not start here: RuntimeError: no room; its log is in "
+    with pytest.raises(UsageError, match=words), engine._cluster(None):
+        pass
+
+
+def test_what_ray_says_itself_is_one_line() -> None:
+    exceptions = pytest.importorskip("ray.exceptions")
+    words = r"^Ray gave up: RayError: gone; the same command with --resume goes on$"
+    with pytest.raises(ClipclsError, match=words), engine._plain_errors():
+        raise exceptions.RayError("gone")
+
+
+@pytest.mark.parametrize("attempt", [9, 10])
+def test_work_that_ends_every_worker_ends(attempt: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    core = types.SimpleNamespace(get_current_task_attempt_number=lambda: attempt)
+    context = types.SimpleNamespace(worker=types.SimpleNamespace(core_worker=core))
+    monkeypatch.setattr("ray.get_runtime_context", lambda: context)
+    if attempt < 10:
+        assert engine._attempt() == attempt
+        return
+    with pytest.raises(ClipclsError, match=r"^10 workers in turn ended over one shard, "):
+        engine._attempt()
 
 
 def check_travels(encoder: Encoder, most: int) -> None:

@@ -161,6 +161,13 @@ def test_a_table_that_changed_is_read_anew() -> None:
     assert data(refs("t.parquet")[0]) == b"newer"
 
 
+def test_a_row_that_is_gone_is_told() -> None:
+    parquet("t.parquet", {"jpg": [b"%d" % n for n in range(10)]})
+    found = refs("t.parquet")
+    parquet("t.parquet", {"jpg": [b"0", b"1"]})
+    assert error(found[7]) == "the table has changed; run this again"
+
+
 def test_bytes_stay_in_the_file_until_they_are_wanted() -> None:
     parquet("t.parquet", {"jpg": [os.urandom(100_000) for _ in range(300)], "n": list(range(300))}, rows=100)
     before = pa.total_allocated_bytes()

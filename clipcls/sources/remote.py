@@ -101,14 +101,15 @@ def tried(address: str, work: Callable[[], T]) -> T:
     from random import uniform
 
     own = address.partition("://")[0].rpartition("::")[2].lower() in _PATIENT
-    for pause in (*(() if own else _PAUSES), None):
+    pauses = iter(() if own else _PAUSES)
+    while True:
         try:
             return work()
         except Exception as exc:  # every package has its own
+            pause = next(pauses, None)
             if pause is None or not _may_pass(exc):
                 raise told(exc) from exc
         time.sleep(pause * uniform(0.7, 1.3))
-    raise AssertionError("the last try returns or raises")
 
 
 def _whole(address: str, size: int | None) -> bytes:
