@@ -18,15 +18,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
 from clipcls.errors import OutputError
 from clipcls.pipeline import Embedded, Embedder
 from clipcls.portable import common, kind, packed, unpacked
 from clipcls.records import Done, Failure, ImageRef, Record, Shard
 from clipcls.sinks.cells import printable
-from clipcls.sinks.durable import drafted, lock
-from clipcls.sinks.output import check_not_a_list, check_output, check_place, check_same, partial_path, told
+from clipcls.sinks.durable import drafted
+from clipcls.sinks.output import check_not_a_list, check_output, check_place, check_same, claim, partial_path, told
 from clipcls.sinks.parts import (
     LARGEST_NUMBER,
     Parts,
@@ -250,10 +249,11 @@ def opened(
             yield None
             return
         plan_folder(output).mkdir(exist_ok=True)
-        claim = (plan_folder(output) / "lock").open("w")
-    with claim:
+        place = plan_folder(output) / "lock"
+        held = place.open("w")
+    with held:
         with told(output, plan_folder(output)):
-            _claim(output, claim)
+            claim(output, held, place)
             if overwrite:
                 _remove_results(output, folder=_is_folder(run))
             if _is_folder(run):
@@ -347,17 +347,6 @@ def _is_complete(output: Path, run: RunInfo) -> bool:
     if _is_folder(run) and len(written_parts(output, run.format)) != math.ceil(earlier.images / run.shard_size):
         raise OutputError(f"{printable(str(output))} was complete and lacks parts now; --overwrite starts over")
     return True
-
-
-def _claim(output: Path, claim: IO[str]) -> None:
-    """Keep a second run, which was told to overwrite or resume the same results, from this one's."""
-    try:
-        lock(claim)
-        free = os.path.samestat(os.fstat(claim.fileno()), os.stat(claim.name))
-    except (BlockingIOError, FileNotFoundError):
-        free = False
-    if not free:
-        raise OutputError(f"another run is writing {printable(str(output))}: wait for its end, or name another file")
 
 
 def _make_folder(output: Path) -> None:

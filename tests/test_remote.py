@@ -17,10 +17,10 @@ import pyarrow.parquet
 import pytest
 from conftest import Terminal
 from fakes import FakeDoor, picture
+from opening import data, error
 from servers import Web, s3_server
 
 from clipcls.errors import InputError, UsageError
-from clipcls.records import ImageRef
 from clipcls.sources import ImageSource, file_ref, remote
 
 Install = Callable[..., FakeDoor]
@@ -72,19 +72,6 @@ def ids(*paths: str, **options: Any) -> list[str]:
     found = [ref.id for ref in ImageSource(paths, **options)]
     assert [ref.id for ref in ImageSource(paths, **options)] == found
     return found
-
-
-def data(ref: ImageRef) -> bytes:
-    with pickle.loads(pickle.dumps(ref)).open() as file:
-        return bytes(file.read())
-
-
-def error(ref: ImageRef) -> str:
-    with pytest.raises(OSError) as caught:
-        ref.open()
-    text = str(caught.value.strerror or caught.value)
-    assert "\n" not in text
-    return text
 
 
 def tar(members: Mapping[str, bytes]) -> bytes:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
+from opening import data, error
 
 from clipcls.errors import InputError, UsageError
 from clipcls.records import ImageRef
@@ -41,19 +42,6 @@ def refs(*paths: str, **options: Any) -> list[ImageRef]:
     assert list(source) == found
     assert source.count() in (None, len(found))
     return found
-
-
-def data(ref: ImageRef) -> bytes:
-    with pickle.loads(pickle.dumps(ref)).open() as file:
-        return bytes(file.read())
-
-
-def error(ref: ImageRef) -> str:
-    with pytest.raises(OSError) as caught:
-        ref.open()
-    text = str(caught.value.strerror or caught.value)
-    assert "\n" not in text
-    return text
 
 
 # Paths

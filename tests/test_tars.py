@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import tarfile
 import tracemalloc
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opening import data, error
 
 from clipcls.errors import InputError
 from clipcls.records import ImageRef
@@ -34,19 +34,6 @@ def shard(path: str, members: Mapping[str, bytes], **options: Any) -> Path:
 
 def refs(*paths: str | Path, **options: Any) -> list[ImageRef]:
     return list(ImageSource(paths, **options))
-
-
-def data(ref: ImageRef) -> bytes:
-    with pickle.loads(pickle.dumps(ref)).open() as file:
-        return bytes(file.read())
-
-
-def error(ref: ImageRef) -> str:
-    with pytest.raises(OSError) as caught:
-        ref.open()
-    text = str(caught.value.strerror or caught.value)
-    assert "\n" not in text
-    return text
 
 
 def test_every_image_in_a_shard_and_what_is_told_of_it(here: Path) -> None:

@@ -92,6 +92,26 @@ def check_not_a_list(output: Path, now: RunInfo) -> None:
         raise OutputError(f"{_name(output)} is complete, for whatever list was read then; --overwrite starts over")
 
 
+def claim(output: Path, stream: IO[str], path: Path) -> None:
+    """Keep a second run, which was told to overwrite or resume the same results, from writing into this one's.
+
+    Args:
+        output: what the results go to.
+        stream: an open file that every run at it locks.
+        path: where that file lies.
+
+    Raises:
+        OutputError: another run has it.
+    """
+    try:
+        lock(stream)
+        free = os.path.samestat(os.fstat(stream.fileno()), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
+        free = False
+    if not free:
+        raise OutputError(f"another run is writing {_name(output)}: wait for its end, or name another file")
+
+
 class FileSink(ResultSink):
     """Writes rows to ``FILE.partial`` and, at a clean exit, moves it to ``FILE``; ``FILE.run.json`` tells of the run.
 
@@ -182,7 +202,7 @@ class FileSink(ResultSink):
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | (0 if self._goes_on else os.O_EXCL)
         stream = os.fdopen(os.open(self._partial, flags, 0o666), "r+", encoding="utf-8", newline="")
         try:
-            self._claim(stream)
+            claim(self._output, stream, self._partial)
             # A file that is to be replaced keeps its own run file until then.
             self._run_file_of = self._partial if _exists(self._output) else self._output
             write_run(self._run_file_of, self._run)
@@ -195,16 +215,6 @@ class FileSink(ResultSink):
             raise
         self._stream = stream
         return stream
-
-    def _claim(self, stream: IO[str]) -> None:
-        """Keep a second run, which was told to overwrite or resume the same file, from writing into this one's rows."""
-        try:
-            lock(stream)
-            free = os.path.samestat(os.fstat(stream.fileno()), os.stat(self._partial))
-        except (BlockingIOError, FileNotFoundError):
-            free = False
-        if not free:
-            raise OutputError(f"another run is writing {_name(self._output)}: wait for its end, or name another file")
 
     def _finish(self, stream: IO[str]) -> None:
         with finished(stream):
