@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections import Counter
@@ -81,6 +83,17 @@ class Web:
                 time.sleep(0.02)
         else:
             request.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
+
+
+def tar(members: Mapping[str, bytes]) -> bytes:
+    """An archive, as a server gives it."""
+    held = io.BytesIO()
+    with tarfile.open(fileobj=held, mode="w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return held.getvalue()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import pickle
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,15 +15,20 @@ import time
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import boto3
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from conftest import IMAGES, Terminal
 from fakes import FakeDoor, picture
 from PIL import Image
 from ray_workers import CRASH, STUCK, logged
+from servers import Web, s3_server, tar
 
 from clipcls.encoders import load_encoder
 from clipcls.encoders.base import Encoder
@@ -45,9 +51,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(folder: Path) -> Iterator[str]:
-    """The address of two machines with a processor each, whose workers have a fake model."""
+    """The address of two machines with a processor each, whose workers have a fake model and the key to a bucket."""
     pytest.importorskip("ray")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, s3_server() as person:
+        for name, value in person.items():
+            patch.setenv(name, value)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE.parent), str(HERE)]))
         patch.setenv("CLIPCLS_TEST_FOLDER", str(folder))
         patch.setenv("RAY_RUNTIME_ENV_HOOK", "ray_workers.runtime_env")
@@ -122,6 +130,32 @@ def test_both_engines_give_equal_rows(here: Path, fake: Fake, clipcls: Terminal,
     assert [row["path"] for row in ray] == [row["path"] for row in local]
     for one, other in zip(ray, local, strict=True):
         assert flat(one) == approximately(flat(other))
+
+
+@pytest.mark.usefixtures("connected")
+def test_both_engines_read_what_is_far_away_or_in_a_file(here: Path, fake: Fake, clipcls: Terminal) -> None:
+    fake()
+    pictures = [path.read_bytes() for path in coloured(2 * SHARD)]
+    pictures[3] = b"poison"
+    table = {"image": pictures, "caption": [f"number {at}" for at in range(len(pictures))]}
+    pyarrow.parquet.write_table(pyarrow.table(table), "table.parquet", row_group_size=5)
+    client: Any = boto3.client("s3")
+    client.create_bucket(Bucket="pictures")
+    with closing(Web()) as web, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        for at, content in enumerate(pictures):
+            client.put_object(Bucket="pictures", Key=f"imgs/{at}.png", Body=content)
+            web.files[f"/{at}.png"] = content
+        web.files["/shard-0.tar"] = tar({f"{at}.png": content for at, content in enumerate(pictures)})
+        gone = ["s3://pictures/gone.png", f"{web.url}/gone.png", f"http://127.0.0.1:{nobody.getsockname()[1]}/a.png"]
+        Path("list").write_text("\n".join([*gone, *(web.url + name for name in web.files if name.endswith("png"))]))
+        for at, source in enumerate(("@list", "s3://pictures/imgs/", f"{web.url}/shard-{{0..1}}.tar", "table.parquet")):
+            for name in ("local", "ray"):
+                words = ("classify", source, "-o", f"{name}{at}/", "--engine", name, "--shard-size", SHARD)
+                clipcls(*words, "--labels", "red,green,blue", "--top-k", "2", code=3)
+            local, ray = rows(f"local{at}"), rows(f"ray{at}")
+            assert [flat(row) for row in ray] == [approximately(flat(row)) for row in local]
+            assert Counter(row["status"] for row in ray) == {"ok": len(pictures) - 1, "error": [4, 1, 2, 1][at]}
 
 
 def flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import os
 import pickle
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import pytest
 from conftest import Terminal
 from fakes import FakeDoor, picture
 from opening import data, error
-from servers import Web, s3_server
+from servers import Web, s3_server, tar
 
 from clipcls.errors import InputError, UsageError
 from clipcls.sources import ImageSource, file_ref, remote
@@ -72,16 +71,6 @@ def ids(*paths: str, **options: Any) -> list[str]:
     found = [ref.id for ref in ImageSource(paths, **options)]
     assert [ref.id for ref in ImageSource(paths, **options)] == found
     return found
-
-
-def tar(members: Mapping[str, bytes]) -> bytes:
-    held = io.BytesIO()
-    with tarfile.open(fileobj=held, mode="w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return held.getvalue()
 
 
 # The web

@@ -63,14 +63,9 @@ def run_info(classifier: Any, output: Path, shard: int) -> Any:
     from clipcls.sinks.runinfo import LabelInfo, RunInfo
 
     info = classifier.info
-    return RunInfo(
+    return RunInfo.of(
+        info,
         versions={},
-        model=info.spec,
-        fingerprint=info.fingerprint,
-        precision=info.precision,
-        logit_scale=info.logit_scale,
-        logit_bias=info.logit_bias,
-        activation=info.activation,
         labels=tuple(LabelInfo(name, name) for name in LABELS),
         prompts=(),
         format="parquet",

@@ -372,14 +372,9 @@ def _run_info(
     by_templates: dict[tuple[str, ...], list[str]] = {}
     for wording in head.wordings:
         by_templates.setdefault(wording.templates, []).append(called(wording))
-    return RunInfo(
+    return RunInfo.of(
+        info,
         versions=versions() if with_versions else {},
-        model=info.spec,
-        fingerprint=info.fingerprint,
-        precision=info.precision,
-        logit_scale=info.logit_scale,
-        logit_bias=info.logit_bias,
-        activation=info.activation,
         labels=tuple(LabelInfo(label.name, label.column, label.id) for label in head.labels),
         prompts=tuple(LabelPrompts(tuple(names), templates) for templates, names in by_templates.items()),
         synonyms=head.synonyms,

@@ -156,14 +156,9 @@ def _run_info(
 ) -> RunInfo:
     from clipcls.sinks import RunInfo
 
-    return RunInfo(
+    return RunInfo.of(
+        info,
         versions=versions(),
-        model=info.spec,
-        fingerprint=info.fingerprint,
-        precision=info.precision,
-        logit_scale=info.logit_scale,
-        logit_bias=info.logit_bias,
-        activation=info.activation,
         labels=(),
         prompts=(),
         format="clip-retrieval" if layout == "clip-retrieval" else "parquet",

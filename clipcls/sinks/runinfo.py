@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clipcls.errors import OutputError
-from clipcls.records import Activation, Synonyms
+from clipcls.records import Activation, EncoderInfo, Synonyms
 from clipcls.sinks.cells import printable
 from clipcls.sinks.durable import write_whole
 from clipcls.sinks.rows import Layout, RunFormat
@@ -102,6 +102,24 @@ class RunInfo:
     """Rows written; counted when the run is complete."""
     failed: int = 0
     """How many of them are failures."""
+
+    @classmethod
+    def of(cls, model: EncoderInfo, **asked: Any) -> RunInfo:
+        """A run of a model.
+
+        Args:
+            model: what is known of it.
+            asked: all other fields.
+        """
+        return cls(
+            model=model.spec,
+            fingerprint=model.fingerprint,
+            precision=model.precision,
+            logit_scale=model.logit_scale,
+            logit_bias=model.logit_bias,
+            activation=model.activation,
+            **asked,
+        )
 
     @property
     def layout(self) -> Layout:
