@@ -96,6 +96,13 @@ def tar(members: Mapping[str, bytes]) -> bytes:
     return held.getvalue()
 
 
+def free_port() -> int:
+    """One that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 @contextmanager
 def s3_server() -> Iterator[Mapping[str, str]]:
     """moto's S3 over HTTP in a process of its own, with one user who has a bucket called ``pictures``.
@@ -103,9 +110,7 @@ def s3_server() -> Iterator[Mapping[str, str]]:
     Yields:
         What such a user has in the environment.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -7,7 +7,6 @@ import pickle
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,7 +27,7 @@ from conftest import IMAGES, Terminal
 from fakes import FakeDoor, picture
 from PIL import Image
 from ray_workers import CRASH, STUCK, logged
-from servers import Web, s3_server, tar
+from servers import Web, free_port, s3_server, tar
 
 from clipcls.encoders import load_encoder
 from clipcls.encoders.base import Encoder
@@ -141,13 +140,12 @@ def test_both_engines_read_what_is_far_away_or_in_a_file(here: Path, fake: Fake,
     pyarrow.parquet.write_table(pyarrow.table(table), "table.parquet", row_group_size=5)
     client: Any = boto3.client("s3")
     client.create_bucket(Bucket="pictures")
-    with closing(Web()) as web, socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and does not listen
+    with closing(Web()) as web:
         for at, content in enumerate(pictures):
             client.put_object(Bucket="pictures", Key=f"imgs/{at}.png", Body=content)
             web.files[f"/{at}.png"] = content
         web.files["/shard-0.tar"] = tar({f"{at}.png": content for at, content in enumerate(pictures)})
-        gone = ["s3://pictures/gone.png", f"{web.url}/gone.png", f"http://127.0.0.1:{nobody.getsockname()[1]}/a.png"]
+        gone = ["s3://pictures/gone.png", f"{web.url}/gone.png", f"http://127.0.0.1:{free_port()}/a.png"]
         Path("list").write_text("\n".join([*gone, *(web.url + name for name in web.files if name.endswith("png"))]))
         for at, source in enumerate(("@list", "s3://pictures/imgs/", f"{web.url}/shard-{{0..1}}.tar", "table.parquet")):
             for name in ("local", "ray"):

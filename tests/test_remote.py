@@ -17,7 +17,7 @@ import pytest
 from conftest import Terminal
 from fakes import FakeDoor, picture
 from opening import data, error
-from servers import Web, s3_server, tar
+from servers import Web, free_port, s3_server, tar
 
 from clipcls.errors import InputError, UsageError
 from clipcls.sources import ImageSource, file_ref, remote
@@ -354,6 +354,26 @@ def test_metadata_in_a_bucket(s3: Any) -> None:
     s3.put_object(Bucket="pictures", Key="f/z/metadata.jsonl", Body=b'{"file_name": "c.jpg", "n": 3}\n')
     extras = {ref.id.rpartition("/")[2]: ref.extra for ref in ImageSource(["s3://pictures/f/"])}
     assert extras == {"a.jpg": {"text": "one"}, "b.jpg": {"text": "two"}, "c.jpg": {"n": 3}}
+
+
+def test_a_bucket_of_google(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gcp_storage_emulator.server import create_server
+    from gcsfs import GCSFileSystem
+
+    port = free_port()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # looks for no machine of Google's around it
+    GCSFileSystem.clear_instance_cache()
+    with create_server("127.0.0.1", port, in_memory=True, default_bucket="pictures"):
+        there = GCSFileSystem()
+        for name, content in {"f/a b.jpg": b"a", "f/sub/猫.png": b"b", "t/s.tar": tar({"c.jpg": b"c"})}.items():
+            there.pipe(f"pictures/{name}", content)
+        refs = list(ImageSource(["gs://pictures/f/", "gs://pictures/t/s.tar", "gs://pictures/none.jpg"]))
+        found = ["gs://pictures/f/a b.jpg", "gs://pictures/f/sub/猫.png", "gs://pictures/t/s.tar/c.jpg"]
+        assert [ref.id for ref in refs] == [*found, "gs://pictures/none.jpg"]
+        assert [data(ref) for ref in refs[:3]] == [b"a", b"b", b"c"]
+        assert error(refs[3]) == "there is nothing at this address"
+    GCSFileSystem.clear_instance_cache()
 
 
 def test_any_other_file_system_of_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
