@@ -84,7 +84,7 @@ def local(plan: Any, classifier: Any, scored: Any, parts: Any, job: dict[str, An
 
 def ray(plan: Any, classifier: Any, scored: Any, parts: Any, job: dict[str, Any]) -> dict[str, Any]:
     """The busy seconds of each stage, added up over the shards."""
-    from clipcls.engines.ray import Pool, run
+    from clipcls.engines import ray as engine
     from clipcls.engines.stages import Job, Model
     from clipcls.loading import Limits
     from clipcls.settings import Settings
@@ -101,7 +101,8 @@ def ray(plan: Any, classifier: Any, scored: Any, parts: Any, job: dict[str, Any]
         for stage in busy:
             busy[stage] += getattr(finished, stage)
 
-    run(Job(plan, parts, model, Limits(), scored), Pool(actors=job.get("actors")), seen)
+    engine._WAVE = job.get("wave") or engine._WAVE
+    engine.run(Job(plan, parts, model, Limits(), scored), engine.Pool(actors=job.get("actors")), seen)
     return {"busy": busy, "between": last - first}
 
 

@@ -83,6 +83,20 @@ def of_rows(bench: Bench) -> Iterator[Row]:
     yield Row("  more memory", many["megabytes"] - few["megabytes"], "MB", at_most=DRIVER)
 
 
+def of_waves(bench: Bench) -> Iterator[Row]:
+    """What the driver remembers of each shard, and whether the end of a data set frees it."""
+    files = _small(bench)
+    few, many = (100, 500) if bench.quick else (500, 5_000)
+    found = {}
+    for shards, wave in ((few, few), (many, few), (many, many)):
+        found[shards, wave] = _ray(bench, files, images=shards, shard=1, rate=0.0, wave=wave)["megabytes"]
+        how = f"in data sets of {wave:,} shards"
+        yield Row(f"{shards:,} shards, driver's peak memory", found[shards, wave], "MB", how)
+    one, freed, kept = found.values()
+    yield Row("  a shard more, in one data set", 1e3 * (kept - one) / (many - few), "kB")
+    yield Row("  a shard more, in another one", 1e3 * (freed - one) / (many - few), "kB")
+
+
 def of_vit(bench: Bench) -> Iterator[Row]:
     """Both engines on one machine, in turn; both through the same runtime, nothing cached."""
     count = 200 if bench.quick else 2000
@@ -249,11 +263,19 @@ def _small(bench: Bench) -> list[str]:
 
 
 def _ray(
-    bench: Bench, files: list[str], *, images: int, shard: int, rate: float, side: int = 32, actors: int = 1
+    bench: Bench,
+    files: list[str],
+    *,
+    images: int,
+    shard: int,
+    rate: float,
+    side: int = 32,
+    actors: int = 1,
+    wave: int | None = None,
 ) -> dict[str, Any]:
     say(f"Ray engine, {images:,} images in shards of {shard}")
-    surroundings = {RATE: f"{rate} {side}"}
-    return _run(bench, "ray", files, surroundings, model="starter", images=images, shard=shard, actors=actors)
+    job = {"images": images, "shard": shard, "actors": actors, "wave": wave}
+    return _run(bench, "ray", files, {RATE: f"{rate} {side}"}, model="starter", **job)
 
 
 def _run(
