@@ -218,7 +218,7 @@ def classify(
         raise UsageError("--video, --write-xmp and --show do not go with a folder of results or with --engine ray")
     images = images_of(found, paths, resume=resume and cut)
     tally = Tally()
-    with open_classifier(settings, cache) as classifier, quiet_pipe():
+    with open_classifier(doer.here(settings), cache) as classifier, quiet_pipe():
         with download_bar():
             answering: Head = (
                 classifier.linear(head)

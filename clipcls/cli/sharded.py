@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -42,6 +43,10 @@ class Doer(NamedTuple):
         from clipcls.shards import SHARD_SIZE
 
         return self.shard_size or SHARD_SIZE
+
+    def here(self, settings: Settings) -> Settings:
+        """The settings for this process, which may lack the graphics cards that it has others use."""
+        return replace(settings, device="auto") if self.name == "ray" else settings
 
     def check(self) -> Doer:
         """The same.
