@@ -311,8 +311,21 @@ def test_without_the_extra_one_line_says_what_to_install(
     fake()
     monkeypatch.setitem(sys.modules, "ray", None)
     coloured(1)
-    clipcls("embed", "imgs", "-o", "out", "--engine", "ray", "--quiet", code=UsageError.exit_code)
-    assert '--engine ray needs an optional package: pip install "clipcls[ray]"' in clipcls.err
+    for _ in range(2):
+        clipcls("embed", "imgs", "-o", "out", "--engine", "ray", code=UsageError.exit_code)
+        assert clipcls.err.splitlines()[-1].endswith('needs an optional package: pip install "clipcls[ray]"')
+        assert "--resume" not in clipcls.err, "nothing has begun"
+
+
+@pytest.mark.usefixtures("connected", "here")
+def test_what_keeps_ray_from_starting_costs_no_results(fake: Fake, clipcls: Terminal) -> None:
+    fake()
+    coloured(1)
+    clipcls("embed", "imgs", "-o", "out")
+    too_many = ("--engine", "ray", "--gpus-per-actor", 5)
+    clipcls("embed", "imgs", "-o", "out", "--overwrite", *too_many, code=UsageError.exit_code)
+    assert "error: --gpus-per-actor 5, but the Ray cluster has 2" in clipcls.err
+    assert len(rows("out")) == 1
 
 
 @pytest.mark.usefixtures("connected")

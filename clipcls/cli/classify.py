@@ -194,7 +194,7 @@ def classify(
         wanted or prompts or background or multi_label or calibration or synonyms != "mean" or strict_language
     ):
         raise UsageError("--head brings its own labels: leave out all options on labels, prompts and calibration")
-    target = Path(output) if output else None
+    target = None if output is None else Path(output)
     doer = Doer(engine, address, actors, gpus_per_actor, shard_size).check()
     layout = _Layout(_format(format, target, excel, folder=is_folder(output)), top_k, all_scores, excel, unknown_label)
     rule = _Rule(threshold, margin, groups)
