@@ -8,7 +8,10 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pyarrow
@@ -184,6 +187,24 @@ def test_a_shard_that_is_not_there_is_a_row(web: Web) -> None:
     refs = list(ImageSource([f"{web.url}/s-{{0..1}}.tar"]))
     assert [ref.id for ref in refs] == [f"{web.url}/s-0.tar/a.jpg", f"{web.url}/s-1.tar"]
     assert error(refs[1]) == "there is nothing at this address (HTTP 404)"
+
+
+def test_shards_are_read_several_at_once_where_all_are_listed_first() -> None:
+    meeting = Barrier(4)
+
+    class Meeting(Web):
+        def answer(self, request: Any, *, body: bool) -> None:
+            meeting.wait(20)  # for three more requests
+            super().answer(request, body=body)
+
+    with closing(Meeting()) as web:
+        for n in range(7):
+            web.files[f"/s-{n}.tar"] = tar({f"{m}.jpg": b"%d" % m for m in range(3)})
+        del web.files["/s-5.tar"]
+        refs = list(ImageSource([f"{web.url}/s-{{0..7}}.tar"], whole=True))
+    names = [ref.id.removeprefix(web.url) for ref in refs]
+    members = [[f"/s-{n}.tar/{m}.jpg" for m in range(3)] if n not in (5, 7) else [f"/s-{n}.tar"] for n in range(8)]
+    assert names == list(chain.from_iterable(members))
 
 
 def test_folders_and_tables_on_the_web(web: Web, tmp_path: Path) -> None:
@@ -378,6 +399,7 @@ def test_a_bucket_of_google(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_any_other_file_system_of_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
     import fsspec
+    from fsspec.registry import _registry
 
     memory = fsspec.filesystem("memory")
     for name in ("/m/a.jpg", "/m/sub/b.png", "/m/c.txt"):
@@ -390,6 +412,7 @@ def test_any_other_file_system_of_fsspec(monkeypatch: pytest.MonkeyPatch) -> Non
     finally:
         memory.rm("/m", recursive=True)
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.delitem(_registry, "gs", raising=False)  # where another test had it
     with pytest.raises(UsageError, match=r"gs:// needs an optional package: pip install \"clipcls\[remote\]\""):
         ImageSource(["gs://bucket/f/"])
     with pytest.raises(UsageError, match=r"nosuch://a/: "):

@@ -209,7 +209,7 @@ def classify(
         "limit": limit,
         **({"image_column": image_column} if image_column else {}),
     }
-    found = ImageSource(paths, null_separated=null, videos=sampling(fps, scenes=scenes), **selection)
+    found = ImageSource(paths, null_separated=null, videos=sampling(fps, scenes=scenes), whole=cut, **selection)
     pooling = _pooling(video, groups=groups)
     sidecars = _sidecars(xmp_name) if write_xmp else None
     extras = {"fps": fps, "scenes": scenes, "video": pooling, "write_xmp": sidecars}
