@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import pickle
@@ -18,6 +19,7 @@ import pytest
 from opening import data, error
 
 from clipcls.errors import InputError, UsageError
+from clipcls.portable import packed, unpacked
 from clipcls.records import ImageRef
 from clipcls.sources import ImageSource, tables
 
@@ -153,7 +155,20 @@ def test_a_row_that_is_gone_is_told() -> None:
     parquet("t.parquet", {"jpg": [b"%d" % n for n in range(10)]})
     found = refs("t.parquet")
     parquet("t.parquet", {"jpg": [b"0", b"1"]})
-    assert error(found[7]) == "the table has changed; run this again"
+    assert error(found[7]) == "the table has changed since the run began; --overwrite starts over"
+    assert error(found[0]) == error(found[7]), "which may be another picture now"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_table_that_changed_since_gives_a_later_process_no_other_picture(name: str) -> None:
+    write(name, pa.table({"jpg": [b"one", b"two"]}))
+    kept = [json.dumps(packed(ref)) for ref in refs(name)]
+    assert [data(unpacked(json.loads(each))) for each in kept] == [b"one", b"two"]
+    tables._cells.cache_clear()  # which another process has not
+    write(name, pa.table({"jpg": [b"six", b"ten"]}))
+    os.utime(name, (1, 1))
+    for each in kept:
+        assert error(unpacked(json.loads(each))).startswith("the table has changed since the run began")
 
 
 def test_bytes_stay_in_the_file_until_they_are_wanted() -> None:

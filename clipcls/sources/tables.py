@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 
 from clipcls.errors import ClipclsError, UsageError
 from clipcls.records import FileStamp, ImageRef
+from clipcls.sources import remote
 from clipcls.sources.opening import file_ref, open_file, refused, stamp_of
 from clipcls.sources.remote import filesystem, is_address, told, tried
 from clipcls.sources.selection import Selection, suffix_of
@@ -41,6 +42,8 @@ _HELD = 32 << 20
 """Bytes of images that are held, for threads that do not ask in turn."""
 _GROUPS = 2
 """Row groups from which images are being read; of each at least a page is in memory, which many writers make large."""
+
+_CHANGED = "the table has changed since the run began; --overwrite starts over"
 
 
 class Kind(Enum):
@@ -283,10 +286,7 @@ class _ArrowStream(_Table):
 
 def _version(full: str) -> FileStamp | str | None:
     """What is different once a table has changed."""
-    if not is_address(full):
-        return stamp_of(full)
-    fs, path = filesystem(full)
-    return str(tried(full, lambda: fs.ukey(path)))
+    return remote.version(full) if is_address(full) else stamp_of(full)
 
 
 def _opened(full: str) -> _Table:
@@ -313,7 +313,7 @@ def _open_cell(full: str, version: FileStamp | str | None, group: int, row: int,
 
     Args:
         full: the table's path or address.
-        version: of the table, which another run may find changed.
+        version: of the table when the run began, which must still be the same.
         group: the cell's group of rows.
         row: its place in the group.
         column: its column.
@@ -333,8 +333,8 @@ def _open_cell(full: str, version: FileStamp | str | None, group: int, row: int,
 class _Cells:
     """One group's images, read forwards for all threads that ask; the last few are held for those that come late."""
 
-    def __init__(self, full: str, group: int, column: str) -> None:
-        self._full, self._group, self._column = full, group, column
+    def __init__(self, full: str, version: FileStamp | str | None, group: int, column: str) -> None:
+        self._full, self._version, self._group, self._column = full, version, group, column
         self._lock = threading.Lock()
         self._begin()
 
@@ -357,13 +357,13 @@ class _Cells:
     def _advance(self) -> None:
         try:
             if self._batches is None:
-                self._batches = _opened(self._full).batches(self._group, [self._column], _CELLS)
+                self._batches = self._opened().batches(self._group, [self._column], _CELLS)
             batch = next(self._batches, None)
         except Exception:
             self._begin()
             raise
         if batch is None:
-            raise OSError("the table has changed; run this again")
+            raise OSError(_CHANGED)
         cells = batch.column(self._column)
         self._held.append((self._next, cells))
         self._next += batch.num_rows
@@ -371,10 +371,15 @@ class _Cells:
         while self._size > _HELD and len(self._held) > 1:
             self._size -= self._held.popleft()[1].nbytes
 
+    def _opened(self) -> _Table:
+        table = _opened(self._full)
+        remote.check_same(self._version, _version(self._full), _CHANGED)
+        return table
+
 
 @lru_cache(maxsize=_GROUPS)
 def _cells(full: str, version: FileStamp | str | None, group: int, column: str) -> _Cells:
-    return _Cells(full, group, column)
+    return _Cells(full, version, group, column)
 
 
 @contextmanager

@@ -8,11 +8,11 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from clipcls.records import FileStamp, ImageRef
 from clipcls.sources.opening import open_file, open_part, passed, refused, stamp_of
-from clipcls.sources.remote import is_address
+from clipcls.sources.remote import is_address, version_of
 from clipcls.sources.selection import Selection
 
 if TYPE_CHECKING:
@@ -40,20 +40,23 @@ def images(path: str, base: str, selection: Selection) -> Iterator[ImageRef]:
     """
     full = path if is_address(path) else os.path.join(base, path)
     whole = stamp_of(full)
-    for members, told in _samples(full, selection):
-        for member in members:
-            name = f"{path}/{_name(member)}"
-            if not member.isreg() or member.issparse():
-                yield refused(name, base, "only a link in the archive, or a file with holes; unpack it first", told)
-                continue
-            stamp = whole and FileStamp(f"{whole.path}#{member.offset_data}", member.size, whole.mtime_ns)
-            yield ImageRef(name, base, stamp, partial(open_part, full, member.offset_data, member.size), told)
+    with closing(open_file(full)) as file:
+        version = version_of(file)
+        for members, told in _samples(file, full, selection):
+            for member in members:
+                name = f"{path}/{_name(member)}"
+                if not member.isreg() or member.issparse():
+                    yield refused(name, base, "only a link in the archive, or a file with holes; unpack it first", told)
+                    continue
+                stamp = whole and FileStamp(f"{whole.path}#{member.offset_data}", member.size, whole.mtime_ns)
+                opening = partial(open_part, full, member.offset_data, member.size, version)
+                yield ImageRef(name, base, stamp, opening, told)
 
 
-def _samples(full: str, selection: Selection) -> Iterator[tuple[list[TarInfo], dict[str, Any]]]:
+def _samples(file: BinaryIO, full: str, selection: Selection) -> Iterator[tuple[list[TarInfo], dict[str, Any]]]:
     """Images that follow each other under one key, and what is told of them; where none are, nothing."""
     try:
-        with closing(open_file(full)) as file, _opened(file, streamed=is_address(full)) as archive:
+        with _opened(file, streamed=is_address(full)) as archive:
             yield from _grouped(archive, selection, full)
     except OSError:
         raise
