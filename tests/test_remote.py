@@ -478,12 +478,12 @@ def test_any_other_file_system_of_fsspec(monkeypatch: pytest.MonkeyPatch) -> Non
         assert error(file_ref("memory://m/none.jpg", "/")) == "there is nothing at this address"
     finally:
         memory.rm("/m", recursive=True)
-    monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(UsageError, match=r"gs:// needs an optional package: pip install \"clipcls\[remote\]\""):
-        ImageSource(["gs://bucket/f/"])
+    monkeypatch.setitem(sys.modules, "adlfs", None)
+    with pytest.raises(UsageError, match=r"abfs:// needs an optional package: pip install \"clipcls\[remote\]\""):
+        ImageSource(["abfs://bucket/f/"])
     with pytest.raises(UsageError, match=r"nosuch://a/: "):
         ImageSource(["nosuch://a/"])
-    [ref] = ImageSource(["-"], stdin=io.BytesIO(b"gs://bucket/a.jpg"))
+    [ref] = ImageSource(["-"], stdin=io.BytesIO(b"abfs://bucket/a.jpg"))
     assert "clipcls[remote]" in error(ref), "in a list it is a row"
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 from opening import data, error
 
 from clipcls.errors import InputError, UsageError
-from clipcls.portable import packed, unpacked
+from clipcls.portable import packed, plain, unpacked
 from clipcls.records import ImageRef
 from clipcls.sources import ImageSource, tables
 
@@ -130,6 +131,72 @@ def test_bytes_as_hugging_face_has_them(name: str) -> None:
     assert error(found[2]) == error(found[3]) == "the table holds no image in this row"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_odd_cell_costs_no_image(name: str) -> None:
+    bad = pa.array([b"\xff\xfe caf\xc3\xa9", b"fine", None]).view(pa.string())
+    year_40000 = pa.array([1 << 60, 1_600_000_000_000_000, None])
+    columns = {
+        "jpg": [b"0", b"1", b"2"],
+        "text": bad,
+        "time": year_40000.view(pa.timestamp("us")),
+        "day": pa.array([2**31 - 1, 18_000, None], pa.int32()).view(pa.date32()),
+        "times": pa.array([[1 << 60], [0], None]).cast(pa.list_(pa.timestamp("us"))),
+        "n": [0, 1, 2],
+    }
+    write(name, pa.table(columns))
+    found = refs(name)
+    assert [(ref.id, data(ref)) for ref in found] == [(f"{name}#{n}", b"%d" % n) for n in range(3)]
+    odd, ordinary, none = ({key: plain(value) for key, value in ref.extra.items()} for ref in found)
+    assert odd == {
+        "text": "\ufffd\ufffd café",
+        "time": "<value out of range: 1152921504606846976>",
+        "day": "<value out of range: 2147483647>",
+        "times": None,
+        "n": 0,
+    }
+    assert ordinary | {"times": ""} == {
+        "text": "fine",
+        "time": "2020-09-13 12:26:40",
+        "day": "2019-04-14",
+        "times": "",
+        "n": 1,
+    }
+    assert none == dict.fromkeys(odd) | {"n": 2}
+
+
+def test_nanoseconds_without_pandas() -> None:
+    at = 1_600_000_000_000_000_000
+    write("t.parquet", pa.table({"jpg": [b"0", b"1"], "time": pa.array([at + 1, at], pa.timestamp("ns"))}))
+    code = (
+        "import sys; sys.modules['pandas'] = None; from clipcls.sources import ImageSource;"
+        "print(*(ref.extra['time'] for ref in ImageSource(['t.parquet'])), sep='\\n')"
+    )
+    expected = [plain(ref.extra["time"]) for ref in refs("t.parquet")]
+    assert expected == ["2020-09-13 12:26:40.000000001", "2020-09-13 12:26:40"]
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have only names that are Unicode")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_path_that_is_no_utf_8_is_a_path(name: str) -> None:
+    Path(os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"coffee")
+    paths = pa.array([b"caf\xe9.jpg", b"\xff.jpg", None]).view(pa.string())
+    write(name, pa.table({"path": paths}))
+    found = refs(name)
+    assert data(found[0]) == b"coffee" and [os.fsencode(ref.id) for ref in found[1:]] == [
+        b"\xff.jpg",
+        b"%b#2" % name.encode(),
+    ]
+    assert [bool(error(ref)) for ref in found[1:]] == [True, True]
+    cells = pa.StructArray.from_arrays([pa.array([None, b"x", None], pa.binary()), paths], ["bytes", "path"])
+    write(name, pa.table({"image": cells}))
+    os.utime(name, (1, 1))
+    found = refs(name)
+    assert [data(ref) for ref in found[:2]] == [b"coffee", b"x"]
+    assert error(found[2]) == "the table holds no image in this row"
+
+
 def test_threads_that_do_not_ask_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     parquet("t.parquet", {"jpg": [b"%d" % n for n in range(2000)]}, rows=700)
     begun = []
@@ -201,6 +268,7 @@ def test_a_group_is_not_in_memory_as_a_whole(monkeypatch: pytest.MonkeyPatch) ->
         ({"pixels": [b"x"], "path": ["p"]}, "pixels"),
         ({"file_name": ["p"], "caption": ["t"], "n": [1]}, "file_name"),
         ({"image": ["p.jpg"]}, "image"),
+        ({"image": [{"bytes": b"x", "path": None}], "photo": [{"bytes": 1, "path": "no image"}]}, "image"),
     ],
 )
 def test_the_column_is_found(columns: dict[str, Any], found: str) -> None:
@@ -355,8 +423,6 @@ def test_references_are_compared_and_hashed() -> None:
 
 
 def test_plain_sources_import_nothing_more() -> None:
-    import subprocess
-
     touch("a.jpg")
     code = (
         "import sys; from clipcls.sources import ImageSource; list(ImageSource(['.', '@list.txt']));"
