@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -298,6 +299,22 @@ def test_a_bucket_is_a_folder(s3: Any) -> None:
     [*_, cat] = ImageSource(["s3://pictures/f/"])
     assert data(cat) == "bytes of f/猫 1.jpg".encode()
     assert ImageSource(["s3://pictures/f/"]).count() is None
+
+
+def test_colons_in_the_names_of_a_bucket(s3: Any, tmp_path: Path) -> None:
+    put(s3, "odd::f/a::b.gif", "odd::f/s3::c.gif")
+    s3.put_object(Bucket="pictures", Key="t::t/s::s.tar", Body=tar({"d::d.gif": b"d"}))
+    refs = [ref for path in ("odd::f/", "t::t") for ref in ImageSource([f"s3://pictures/{path}"])]
+    assert [(ref.id.removeprefix("s3://pictures/"), data(ref)) for ref in refs] == [
+        ("odd::f/a::b.gif", b"bytes of odd::f/a::b.gif"),
+        ("odd::f/s3::c.gif", b"bytes of odd::f/s3::c.gif"),
+        ("t::t/s::s.tar/d::d.gif", b"d"),
+    ]
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("in.gif", b"in")
+    s3.upload_file(str(tmp_path / "z.zip"), "pictures", "z.zip")
+    for address in ("zip://in.gif::s3://pictures/z.zip", "simplecache::zip://in.gif::s3://pictures/z.zip"):
+        assert data(file_ref(address, "/")) == b"in", "an address in an address"
 
 
 def test_patterns_in_a_bucket(s3: Any) -> None:

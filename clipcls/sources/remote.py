@@ -63,11 +63,15 @@ def filesystem(address: str) -> tuple[Any, str]:
     Raises:
         UsageError: a package is missing, or nothing is known by the address's scheme.
     """
-    scheme = address.partition("://")[0]
+    scheme, _, place = address.partition("://")
+    # To fsspec another address begins at "::", as for an archive in a bucket; here it can only be part of a name.
+    part_of_name = "::" in place and (scheme in _PATIENT or is_web(address))
     try:
         from fsspec.core import url_to_fs
 
-        fs, path = url_to_fs(address)
+        fs, path = url_to_fs(f"{scheme}://{place.partition('/')[0]}" if part_of_name else address)
+        if part_of_name:
+            path = fs._strip_protocol(address)
     except ImportError as exc:
         raise UsageError(f'{scheme}:// needs an optional package: pip install "{REMOTE_EXTRA}" ({exc})') from exc
     except ValueError as exc:
