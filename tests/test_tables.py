@@ -377,6 +377,25 @@ def test_a_list_in_a_file() -> None:
     assert [ref.id for ref in refs("@list.lst", null_separated=True)] == ["a.jpg", "b.jpg"]
 
 
+@pytest.mark.parametrize("separator", [b"\n", b"\r\n", b"\0"])
+def test_a_list_with_a_mark_of_its_encoding(separator: bytes) -> None:
+    touch("a.jpg", "\ufeffb.jpg")
+    content = "\ufeffa.jpg".encode() + separator + "\ufeffb.jpg".encode() + separator
+    Path("list.txt").write_bytes(content)
+    options = {"null_separated": separator == b"\0"}
+    for found in (refs("@list.txt", **options), list(ImageSource(["-"], stdin=Slow(content), **options))):
+        assert [ref.id for ref in found] == ["a.jpg", "\ufeffb.jpg"], "it is one at the start alone"
+    Path("list.txt").write_bytes(b"\xef\xbb\xbf")
+    assert refs("@list.txt") == []
+
+
+class Slow(io.BytesIO):
+    """A pipe through which one byte comes at a time."""
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        return super().read1(1)
+
+
 def test_a_list_may_name_tables_and_shards() -> None:
     parquet("t.parquet", {"jpg": [b"x", b"y"]})
     stdin = io.BytesIO(b"t.parquet\n")
