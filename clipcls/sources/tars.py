@@ -5,6 +5,7 @@ it by members that share its key.
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -72,7 +73,7 @@ def _grouped(archive: TarFile, selection: Selection, full: str) -> Iterator[tupl
         while member := archive.next():
             archive.members.clear()  # type: ignore[attr-defined]  # else it remembers them all
             name = _name(member)
-            if member.isdir() or any(part.startswith(".") for part in name.split("/")):
+            if member.isdir() or any(part.startswith(".") and part != ".." for part in name.split("/")):
                 continue
             stem, kind = _split(name)
             if stem != key:
@@ -123,7 +124,7 @@ def _content(archive: TarFile, member: TarInfo) -> bytes | None:
 
 
 def _name(member: TarInfo) -> str:
-    return member.name.removeprefix("./")
+    return posixpath.normpath(member.name)
 
 
 def _split(name: str) -> tuple[str, str]:
