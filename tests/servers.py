@@ -28,6 +28,7 @@ class Web:
         self.faults: dict[str, list[int | str]] = {}
         """HTTP statuses, of which 200 is none, or ``cut`` (breaks off), ``drip`` (is slow), ``reset`` (no answer)."""
         self.ranges = True
+        self.sizes = True
         self.tags = False
         """Whether it tells a file's version."""
         self.asked: Counter[str] = Counter()
@@ -71,7 +72,8 @@ class Web:
         if asked:
             data, status = data[int(asked[1]) : int(asked[2]) + 1 if asked[2] else None], 206
         request.send_response(status)
-        request.send_header("Content-Length", str(len(data)))
+        if self.sizes:
+            request.send_header("Content-Length", str(len(data)))
         if self.tags:
             request.send_header("ETag", f'"{zlib.crc32(self.files[path])}"')
         if self.ranges:

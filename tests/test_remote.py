@@ -266,6 +266,15 @@ def test_a_shard_that_is_another_one_after_the_connection_broke(web: Web) -> Non
     assert error(last).startswith("the archive has changed since the run began")
 
 
+@pytest.mark.parametrize("sizes", [True, False])
+def test_a_table_on_a_server_without_ranges(web: Web, tmp_path: Path, sizes: bool) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"jpg": [os.urandom(6 << 20)] * 2}), tmp_path / "t.parquet")
+    web.files["/t.parquet"] = (tmp_path / "t.parquet").read_bytes()
+    web.ranges, web.sizes = False, sizes
+    [ref] = ImageSource([f"{web.url}/t.parquet"])
+    assert error(ref) == "the web server sends this file only as a whole; download it first"
+
+
 def test_a_row_that_is_gone_from_a_table_on_the_web(web: Web, tmp_path: Path) -> None:
     for rows in (10, 2):
         pyarrow.parquet.write_table(pyarrow.table({"jpg": [b"%d" % n for n in range(rows)]}), tmp_path / f"{rows}")
@@ -452,6 +461,24 @@ def test_what_changed_in_a_bucket_gives_no_other_picture(s3: Any, tmp_path: Path
     }
     again = list(ImageSource(["s3://pictures/s.tar"]))
     assert data(elsewhere(again)[0]) == b"050", "listed anew"
+
+
+@pytest.mark.parametrize("folder", ["", "src/", "src//deep/"])
+def test_paths_in_a_table_in_a_bucket(s3: Any, tmp_path: Path, folder: str) -> None:
+    up = "../" * folder.count("/")
+    paths = [
+        f"{up}pics/a.jpg",
+        "./b.jpg",
+        "x..//c.jpg",
+        "y/../b.jpg",
+        f"{up}../../pics/a.jpg",
+        "s3://pictures/z/../z.jpg",
+    ]
+    pyarrow.parquet.write_table(pyarrow.table({"path": paths}), tmp_path / "t.parquet")
+    s3.upload_file(str(tmp_path / "t.parquet"), "pictures", f"{folder}t.parquet")
+    found = [ref.id.removeprefix("s3://pictures/") for ref in ImageSource([f"s3://pictures/{folder}t.parquet"])]
+    expected = ["pics/a.jpg", f"{folder}b.jpg", f"{folder}x..//c.jpg", f"{folder}b.jpg", "pics/a.jpg", "z/../z.jpg"]
+    assert found == expected
 
 
 def test_metadata_in_a_bucket(s3: Any) -> None:

@@ -39,6 +39,8 @@ _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP's answers that may be others soon."""
 _BROKEN = re.compile("Connect|Timeout|Disconnect|Payload|IncompleteRead|Protocol|SlowDown|Reset")
 """What the names of other packages' errors hold when a connection failed."""
+_WHOLE_ONLY = re.compile("range requests|seek streaming HTTP")
+"""What fsspec says of a web server that sends files only from their start."""
 _TELLING = (
     *("ETag", "etag", "generation", "blob_id", "content_md5"),
     *("Last-Modified", "LastModified", "last_modified", "modified", "mtime", "created"),
@@ -315,6 +317,8 @@ def told(exc: Exception) -> OSError:
         return TimeoutError("no answer in time")
     if status:
         return OSError(f"the server answers with an error{http}")
+    if _WHOLE_ONLY.search(str(exc)):
+        return OSError("the web server sends this file only as a whole; download it first")
     if _BROKEN.search(type(exc).__name__) and not isinstance(exc, OSError):
         return ConnectionError("the server cannot be reached, or breaks off")
     return OSError(_line(exc))

@@ -193,8 +193,20 @@ def beside(path: str, value: str) -> str:
     if is_address(value):
         return value
     if is_address(path) and not os.path.isabs(value):
-        return f"{path.rpartition('/')[0]}/{value}"
+        return _below(path.rpartition("/")[0], value)
     return os.path.join(os.path.dirname(path), value)
+
+
+def _below(folder: str, value: str) -> str:
+    """An address from a folder's on; ``..``, which in a bucket is a name like others, leads up, but not out of it."""
+    scheme, _, place = folder.partition("://")
+    bucket, *parts = place.split("/")
+    for part in value.split("/"):
+        if part == "..":
+            parts = parts[:-1]
+        elif part != ".":
+            parts.append(part)
+    return f"{scheme}://{'/'.join([bucket, *parts])}"
 
 
 def _rows(table: _Table, group: int, column: Column) -> Iterator[tuple[str | None, dict[str, Any]]]:
