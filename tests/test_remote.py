@@ -504,7 +504,9 @@ def test_a_bucket_of_google(monkeypatch: pytest.MonkeyPatch) -> None:
         refs = list(ImageSource(["gs://pictures/f/", "gs://pictures/t/s.tar", "gs://pictures/none.jpg"]))
         found = ["gs://pictures/f/a b.jpg", "gs://pictures/f/sub/猫.png", "gs://pictures/t/s.tar/c.jpg"]
         assert [ref.id for ref in refs] == [*found, "gs://pictures/none.jpg"]
-        assert [data(ref) for ref in refs[:3]] == [b"a", b"b", b"c"]
+        assert [data(ref) for ref in refs[:3]] == [data(ref) for ref in elsewhere(refs[:3])] == [b"a", b"b", b"c"]
+        there.pipe("pictures/t/s.tar", tar({"d.jpg": b"d"}))
+        assert error(elsewhere(refs)[2]).startswith("the archive has changed since the run began")
         assert error(refs[3]) == "there is nothing at this address"
     GCSFileSystem.clear_instance_cache()
 

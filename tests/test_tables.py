@@ -194,6 +194,7 @@ def test_a_path_that_is_no_utf_8_is_a_path(name: str) -> None:
     os.utime(name, (1, 1))
     found = refs(name)
     assert [data(ref) for ref in found[:2]] == [b"coffee", b"x"]
+    assert found[0].extra == {"image_path": "caf\ufffd.jpg"}, "which is only told, and may be written"
     assert error(found[2]) == "the table holds no image in this row"
 
 

@@ -218,9 +218,10 @@ def _rows(table: _Table, group: int, column: Column) -> Iterator[tuple[str | Non
         columns = [_values(batch.column(name)) for name in others]
         rows = [dict(zip(others, cells, strict=True)) for cells in zip(*columns, strict=True)]
         paths: Sequence[str | None] = [None] * batch.num_rows
-        if column.kind is not Kind.BYTES:
-            cells = batch.column(column.name)
-            paths = _values(cells.field("path") if inner else cells, _AS_NAME)
+        if column.kind is Kind.PATH:
+            paths = _values(batch.column(column.name), _AS_NAME)
+        elif inner:
+            paths = _values(batch.column(column.name).field("path"))
         for path, row in zip(paths, rows or [{}] * batch.num_rows, strict=True):
             yield path, {inner: path} | row if inner and path else row
 
