@@ -18,11 +18,20 @@ from clipcls.sources.lists import braced, listed
 from clipcls.sources.local import Folders, check, is_pattern
 from clipcls.sources.opening import file_ref, local_path, open_file, refused
 from clipcls.sources.remote import filesystem, is_address, is_web
-from clipcls.sources.selection import TABLE_SUFFIXES, TAR_SUFFIXES, Found, Selection, images_first, suffix_of
+from clipcls.sources.selection import (
+    TABLE_SUFFIXES,
+    TAR_SUFFIXES,
+    Found,
+    Selection,
+    images_first,
+    is_compressed,
+    suffix_of,
+)
 from clipcls.video import Sampling, Videos, is_video
 
 _AT_ONCE = 8
 """Archives far away that are read at a time."""
+_COMPRESSED = "a compressed archive, which cannot be read; unpack it and name the folder, or make it a plain .tar"
 
 
 class ImageSource:
@@ -208,6 +217,8 @@ class ImageSource:
             from clipcls.sources import tables
 
             yield from self._guarded(path, tables.images(path, self._base, self._column, self._selection), faults=False)
+        elif is_compressed(path):
+            yield refused(path, self._base, _COMPRESSED, file.extra)
         elif not (videos and is_video(path)):
             yield file_ref(path, self._base, file.extra, file.size)
         elif is_address(path):
