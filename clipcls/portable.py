@@ -20,10 +20,10 @@ from typing import Any
 
 from clipcls.records import FileStamp, ImageRef
 from clipcls.sources.opening import refused
+from clipcls.sources.remote import CHANGED
 
 _MODULES = ("clipcls.sources", "clipcls.video", "clipcls.records")
 _LARGEST = 1 << 63
-_CHANGED = "the archive has changed since the run began; --overwrite starts over"
 
 Plain = Any
 """What JSON holds."""
@@ -56,7 +56,7 @@ def unpacked(data: Plain) -> ImageRef:
         old = stamp and FileStamp(*stamp)
         new = old and _stamp_now(old)
         if old and new and _is_member(old.path) and new != old:
-            return refused(name, base, _CHANGED, *extra)
+            return refused(name, base, CHANGED, *extra)
         return ImageRef(name, base, new or None, opens, *extra)
     except (TypeError, KeyError, ImportError, AttributeError) as exc:
         raise ValueError(f"not a reference to an image: {exc}") from exc

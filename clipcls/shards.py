@@ -10,12 +10,11 @@ import itertools
 import json
 import math
 import os
-import shutil
 import struct
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from clipcls.sinks.parts import (
     joined,
     own_files,
     plan_file,
+    plan_files,
     plan_folder,
     written_parts,
 )
@@ -199,9 +199,11 @@ def check_parts(output: Path, *, folder: bool, overwrite: bool = False, resume: 
     with told(output, plan):
         if not (overwrite or resume) and has_plan(output):
             raise OutputError(
-                f"{printable(str(plan))} holds the shards of a run that did not finish: "
+                f"{printable(str(plan))} holds the shards of a run that has not finished: "
                 "--resume goes on with it, --overwrite starts over"
             )
+        if not has_plan(output) and ((os.path.lexists(plan) and not plan.is_dir()) or plan_files(output)[1]):
+            raise OutputError(f"{printable(str(plan))} is in the way and no run's: name other results, or move it away")
         if not folder:
             check_output(output, overwrite=overwrite, resume=resume)
             partial = partial_path(output)
@@ -229,6 +231,7 @@ def opened(
     *,
     overwrite: bool = False,
     resume: bool = False,
+    engine: AbstractContextManager[object] = nullcontext(),  # noqa: B008  # it holds nothing
 ) -> Iterator[Plan | None]:
     """The plan of a run, which no other process then works on; None where an earlier run is whole already.
 
@@ -238,34 +241,44 @@ def opened(
         images: gives the images, where there is no plan yet.
         overwrite: whether what is there may go.
         resume: whether to go on with it.
+        engine: what does the shards; entered once nothing else is in the way, and before anything is replaced.
 
     Raises:
         UsageError: both to overwrite and to resume was asked for.
         OutputError: it cannot be written, another run is at it, or the one to go on with was another one.
     """
-    check_parts(output, folder=_is_folder(run), overwrite=overwrite, resume=resume)
+    folder = _is_folder(run)
+    check_parts(output, folder=folder, overwrite=overwrite, resume=resume)
     with told(output, plan_folder(output)):
-        if resume and _is_complete(output, run):
-            yield None
-            return
         plan_folder(output).mkdir(exist_ok=True)
         place = plan_folder(output) / "lock"
         held = place.open("w")
     with held:
-        with told(output, plan_folder(output)):
-            claim(output, held, place)
-            if overwrite:
-                _remove_results(output, folder=_is_folder(run))
-            if _is_folder(run):
-                _make_folder(output)
-            for draft in plan_folder(output).glob("draft-*"):
-                draft.unlink(missing_ok=True)
-            plan = Plan.open(output)
-            if plan is None:
-                plan = Plan.make(output, replace(run, overwrite=overwrite), images(), run.shard_size)
-            else:
-                check_same(output, plan.run, run)
-        yield plan
+        try:
+            with told(output, plan_folder(output)):
+                claim(output, held, place)
+                check_parts(output, folder=folder, overwrite=overwrite, resume=resume)  # another run may have ended
+                plan = None if overwrite else Plan.open(output)
+                if plan:
+                    check_same(output, plan.run, run)
+                complete = resume and not plan and _is_complete(output, run)
+            if complete:
+                yield None
+                return
+            with engine:
+                with told(output, plan_folder(output)):
+                    if overwrite:
+                        _remove_results(output, folder=folder)
+                    if folder:
+                        _make_folder(output)
+                    for draft in plan_folder(output).glob("draft-*"):
+                        draft.unlink(missing_ok=True)
+                    if plan is None:
+                        plan = Plan.make(output, replace(run, overwrite=overwrite), images(), run.shard_size)
+                yield plan
+        finally:
+            if not has_plan(output):  # it did not come to one, or is through
+                _remove_plan(output)
 
 
 def run_locally(
@@ -334,8 +347,6 @@ def _is_complete(output: Path, run: RunInfo) -> bool:
     Raises:
         OutputError: the results are another run's, or nobody's.
     """
-    if has_plan(output):
-        return False
     earlier = read_run(output)
     there = own_files(output)[0] if _is_folder(run) else output.exists()
     if not there and not (earlier and earlier.complete and earlier.images == 0):
@@ -358,7 +369,7 @@ def _make_folder(output: Path) -> None:
 def _remove_results(output: Path, *, folder: bool) -> None:
     """What an earlier run left; a file stays until its successor is whole."""
     run_path(plan_file(output)).unlink(missing_ok=True)
-    for path in plan_folder(output).iterdir():
+    for path in plan_files(output)[0]:
         if path.name != "lock":
             path.unlink()
     if not folder:
@@ -374,7 +385,10 @@ def _remove_results(output: Path, *, folder: bool) -> None:
 
 def _remove_plan(output: Path) -> None:
     run_path(plan_file(output)).unlink(missing_ok=True)
-    shutil.rmtree(plan_folder(output), ignore_errors=True)
+    with suppress(OSError):  # what is left does no harm
+        for path in plan_files(output)[0]:
+            path.unlink()
+        plan_folder(output).rmdir()
 
 
 @contextmanager

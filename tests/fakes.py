@@ -103,12 +103,12 @@ class FakeDoor:
 
     def __init__(self, encoder: FakeEncoder, watched: Sequence[Path] = ()) -> None:
         self.encoder, self.watched = encoder, watched
-        self.loads = 0
+        self.loads, self.device = 0, ""
 
     def __call__(
         self, model: str, *, device: str = "auto", precision: str = "auto", digest: object = None, traced: object = None
     ) -> tuple[FakeEncoder, tuple[FileStamp, ...]]:
-        self.loads += 1
+        self.loads, self.device = self.loads + 1, device
         return self.encoder, tuple(FileStamp.of(path) for path in self.watched)
 
 

@@ -44,7 +44,13 @@ def install() -> None:
         return real(data, **options)
 
     loading.decode = decode  # type: ignore[assignment]
-    stages.load_encoder = FakeDoor(Slow())  # type: ignore[assignment]
+    stages.load_encoder = load_encoder  # type: ignore[assignment]
+
+
+def load_encoder(model: str, **options: Any) -> Any:
+    """The fake model, wherever it is asked for."""
+    log("devices", f"{options['device']} of {os.environ.get('CUDA_VISIBLE_DEVICES')}")
+    return FakeDoor(Slow())(model, **options)
 
 
 class Slow(FakeEncoder):

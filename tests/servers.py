@@ -11,6 +11,7 @@ import sys
 import tarfile
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ class Web:
         self.faults: dict[str, list[int | str]] = {}
         """HTTP statuses, of which 200 is none, or ``cut`` (breaks off), ``drip`` (is slow), ``reset`` (no answer)."""
         self.ranges = True
+        self.sizes = True
+        self.tags = False
+        """Whether it tells a file's version."""
         self.asked: Counter[str] = Counter()
         self.agents: set[str] = set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -68,7 +72,10 @@ class Web:
         if asked:
             data, status = data[int(asked[1]) : int(asked[2]) + 1 if asked[2] else None], 206
         request.send_response(status)
-        request.send_header("Content-Length", str(len(data)))
+        if self.sizes:
+            request.send_header("Content-Length", str(len(data)))
+        if self.tags:
+            request.send_header("ETag", f'"{zlib.crc32(self.files[path])}"')
         if self.ranges:
             request.send_header("Accept-Ranges", "bytes")
         if asked:

@@ -190,12 +190,13 @@ def test_ctrl_c_ends_within_a_second_and_loses_nothing_that_was_done(here: Path)
     assert len({row["path"] for row in rows(Path("out.csv").read_bytes())}) == 12
 
 
-def test_ctrl_c_keeps_the_shards_that_are_done(here: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_the_shards_that_are_done(here: Path, by: signal.Signals) -> None:
     for i in range(200):
         picture(here / "imgs" / f"{i:03}.png", (i, 255 - i, 0))
     process = started("embed", "imgs", "-o", "out", "--shard-size", "8", "--no-cache", seconds=0.1)
     wait_for(lambda: Path("out/part-000001.parquet").exists())
-    process.send_signal(signal.SIGINT)
+    process.send_signal(by)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130 and b"interrupted: " in said
     assert b"the shards of out that are done stay; the same command with --resume goes on" in said

@@ -55,7 +55,7 @@ FILLED_IN = (
     "{} image and {} text embeddings ({} MB) and what {} models need to run without torch",
 )
 """What the system says, and words that are put together out of the test's sight."""
-SAYING = {"say", "watch", "warn_once", "complain", "confirm", "confirm_deleting"}
+SAYING = {"say", "show", "watch", "warn_once", "complain", "confirm", "confirm_deleting"}
 LOGGERS = {"log", "_log", "logger"}
 WORD = re.compile(r"[A-Za-z]{3}")
 """What has none needs no translation."""

@@ -50,7 +50,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(folder: Path) -> Iterator[str]:
-    """The address of two machines with a processor each, whose workers have a fake model and the key to a bucket."""
+    """The address of two machines, each with a processor and what Ray takes for a graphics card, whose workers have a
+    fake model and the key to a bucket."""
     pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch, s3_server() as person:
         for name, value in person.items():
@@ -61,7 +62,7 @@ def cluster(folder: Path) -> Iterator[str]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         from ray.cluster_utils import Cluster
 
-        machine = {"num_cpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
+        machine = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 100 << 20, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args=machine)
         cluster.add_node(**machine)
         yield cluster.address
@@ -81,7 +82,7 @@ def connected(cluster: str) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def fast(folder: Path) -> None:
     """An empty log and a model that takes no time."""
-    for name in ("workers", "crashed", "encoded"):
+    for name in ("workers", "crashed", "encoded", "devices"):
         (folder / name).unlink(missing_ok=True)
     (folder / "seconds").write_text("0")
 
@@ -182,6 +183,24 @@ def test_a_csv_file_is_that_of_a_local_run(
     clipcls("classify", "imgs", "--labels", "red,green,blue", "-o", "local.csv", code=3)
     clipcls(*words, "-o", "ray.csv", "--engine", "ray", code=3)
     assert Path("ray.csv").read_bytes() == Path("local.csv").read_bytes()
+
+
+@pytest.mark.usefixtures("connected", "here")
+@pytest.mark.parametrize(
+    ("pool", "encoders"),
+    [((), 2), (("--gpus-per-actor", 0.5, "--actors", 3), 3)],
+    ids=["one each", "shared"],
+)
+def test_graphics_cards_are_shared_out(
+    folder: Path, fake: Fake, clipcls: Terminal, pool: tuple[str | float, ...], encoders: int
+) -> None:
+    door = fake()
+    coloured(4 * SHARD)
+    (folder / "seconds").write_text("0.2")
+    clipcls("embed", "imgs", "-o", "out", "--engine", "ray", "--device", "cuda", "--shard-size", SHARD, *pool)
+    assert door.device == "auto", "the command's own machine need not have one"
+    found = (folder / "devices").read_text().splitlines()
+    assert found == ["cuda of 0"] * (1 + encoders), "and one that was asked how the model wants its pictures"
 
 
 @pytest.mark.usefixtures("connected")
@@ -292,8 +311,21 @@ def test_without_the_extra_one_line_says_what_to_install(
     fake()
     monkeypatch.setitem(sys.modules, "ray", None)
     coloured(1)
-    clipcls("embed", "imgs", "-o", "out", "--engine", "ray", "--quiet", code=UsageError.exit_code)
-    assert '--engine ray needs an optional package: pip install "clipcls[ray]"' in clipcls.err
+    for _ in range(2):
+        clipcls("embed", "imgs", "-o", "out", "--engine", "ray", code=UsageError.exit_code)
+        assert clipcls.err.splitlines()[-1].endswith('needs an optional package: pip install "clipcls[ray]"')
+        assert "--resume" not in clipcls.err, "nothing has begun"
+
+
+@pytest.mark.usefixtures("connected", "here")
+def test_what_keeps_ray_from_starting_costs_no_results(fake: Fake, clipcls: Terminal) -> None:
+    fake()
+    coloured(1)
+    clipcls("embed", "imgs", "-o", "out")
+    too_many = ("--engine", "ray", "--gpus-per-actor", 5)
+    clipcls("embed", "imgs", "-o", "out", "--overwrite", *too_many, code=UsageError.exit_code)
+    assert "error: --gpus-per-actor 5, but the Ray cluster has 2" in clipcls.err
+    assert len(rows("out")) == 1
 
 
 @pytest.mark.usefixtures("connected")

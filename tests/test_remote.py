@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pyarrow
@@ -20,7 +26,9 @@ from opening import data, error
 from servers import Web, free_port, s3_server, tar
 
 from clipcls.errors import InputError, UsageError
-from clipcls.sources import ImageSource, file_ref, remote
+from clipcls.portable import packed, unpacked
+from clipcls.records import ImageRef
+from clipcls.sources import ImageSource, file_ref, opening, remote, tables
 
 Install = Callable[..., FakeDoor]
 
@@ -65,6 +73,22 @@ def s3(person: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[A
 def put(s3: Any, *names: str) -> None:
     for name in names:
         s3.put_object(Bucket="pictures", Key=name, Body=f"bytes of {name}".encode())
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """What S3 was asked for."""
+    from s3fs import S3FileSystem
+
+    requests: Counter[str] = Counter()
+    real = S3FileSystem._call_s3
+
+    async def counted(self: Any, method: str, *args: Any, **wanted: Any) -> Any:
+        requests[method] += 1
+        return await real(self, method, *args, **wanted)
+
+    monkeypatch.setattr(S3FileSystem, "_call_s3", counted)
+    return requests
 
 
 def ids(*paths: str, **options: Any) -> list[str]:
@@ -186,6 +210,24 @@ def test_a_shard_that_is_not_there_is_a_row(web: Web) -> None:
     assert error(refs[1]) == "there is nothing at this address (HTTP 404)"
 
 
+def test_shards_are_read_several_at_once_where_all_are_listed_first() -> None:
+    meeting = Barrier(4)
+
+    class Meeting(Web):
+        def answer(self, request: Any, *, body: bool) -> None:
+            meeting.wait(20)  # for three more requests
+            super().answer(request, body=body)
+
+    with closing(Meeting()) as web:
+        for n in range(7):
+            web.files[f"/s-{n}.tar"] = tar({f"{m}.jpg": b"%d" % m for m in range(3)})
+        del web.files["/s-5.tar"]
+        refs = list(ImageSource([f"{web.url}/s-{{0..7}}.tar"], whole=True))
+    names = [ref.id.removeprefix(web.url) for ref in refs]
+    members = [[f"/s-{n}.tar/{m}.jpg" for m in range(3)] if n not in (5, 7) else [f"/s-{n}.tar"] for n in range(8)]
+    assert names == list(chain.from_iterable(members))
+
+
 def test_folders_and_tables_on_the_web(web: Web, tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"url": ["b.jpg", f"{web.url}/c.jpg"]}), tmp_path / "t.parquet")
     web.files["/f/t.parquet"] = (tmp_path / "t.parquet").read_bytes()
@@ -208,6 +250,59 @@ def test_a_list_of_addresses(web: Web, here: Path) -> None:
     assert [data(ref) for ref in ImageSource([f"@{web.url}/list.txt"])] == [b"a", b"b", b"b"]
     with pytest.raises(InputError, match=r"@http.*/none.txt: cannot be read: there is nothing at this address"):
         list(ImageSource([f"@{web.url}/none.txt"]))
+
+
+def elsewhere(refs: Iterable[ImageRef]) -> list[ImageRef]:
+    """The references as a resumed run has them, in a process that nothing passed by and that asked for nothing."""
+    remote._version_now.cache_clear()
+    opening.passed = opening._Passed()
+    return [unpacked(json.loads(json.dumps(packed(ref)))) for ref in refs]
+
+
+def test_what_changed_on_the_web_gives_no_other_picture(web: Web, tmp_path: Path) -> None:
+    web.tags = True
+    for name, content in (("a", [b"one", b"two"]), ("b", [b"six", b"ten"])):
+        web.files[f"/{name}.tar"] = tar({f"{n}.jpg": each for n, each in enumerate(content)})
+        pyarrow.parquet.write_table(pyarrow.table({"jpg": content}), tmp_path / name)
+        web.files[f"/{name}.parquet"] = (tmp_path / name).read_bytes()
+    refs = list(ImageSource([f"{web.url}/a.tar", f"{web.url}/a.parquet"]))
+    assert [data(ref) for ref in elsewhere(refs)] == [b"one", b"two"] * 2
+    web.files |= {"/a.tar": web.files["/b.tar"], "/a.parquet": web.files["/b.parquet"]}
+    tables._cells.cache_clear()
+    reasons = [error(ref) for ref in elsewhere(refs)]
+    end = "has changed since the run began; --overwrite starts over"
+    assert reasons == [f"the archive {end}"] * 2 + [f"the table {end}"] * 2
+    web.tags = False
+    assert [data(ref) for ref in elsewhere(refs[:2])] == [b"six", b"ten"], "a server that tells no version"
+
+
+def test_a_shard_that_is_another_one_after_the_connection_broke(web: Web) -> None:
+    web.tags = True
+    web.files["/s.tar"] = tar({f"{n}.jpg": bytes([n]) * 200_000 for n in range(40)})
+    web.faults["/s.tar"] = ["cut"]
+    refs = iter(ImageSource([f"{web.url}/s.tar"]))
+    next(refs)
+    web.files["/s.tar"] += bytes(10240)
+    *_, last = refs
+    assert error(last).startswith("the archive has changed since the run began")
+
+
+@pytest.mark.parametrize("sizes", [True, False])
+def test_a_table_on_a_server_without_ranges(web: Web, tmp_path: Path, sizes: bool) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"jpg": [os.urandom(6 << 20)] * 2}), tmp_path / "t.parquet")
+    web.files["/t.parquet"] = (tmp_path / "t.parquet").read_bytes()
+    web.ranges, web.sizes = False, sizes
+    [ref] = ImageSource([f"{web.url}/t.parquet"])
+    assert error(ref) == "the web server sends this file only as a whole; download it first"
+
+
+def test_a_row_that_is_gone_from_a_table_on_the_web(web: Web, tmp_path: Path) -> None:
+    for rows in (10, 2):
+        pyarrow.parquet.write_table(pyarrow.table({"jpg": [b"%d" % n for n in range(rows)]}), tmp_path / f"{rows}")
+    web.files["/t.parquet"] = (tmp_path / "10").read_bytes()
+    refs = list(ImageSource([f"{web.url}/t.parquet"]))
+    web.files["/t.parquet"] = (tmp_path / "2").read_bytes()
+    assert error(refs[7]).startswith("the table has changed since the run began"), "which no server told"
 
 
 # A bucket
@@ -234,6 +329,22 @@ def test_a_bucket_is_a_folder(s3: Any) -> None:
     [*_, cat] = ImageSource(["s3://pictures/f/"])
     assert data(cat) == "bytes of f/猫 1.jpg".encode()
     assert ImageSource(["s3://pictures/f/"]).count() is None
+
+
+def test_colons_in_the_names_of_a_bucket(s3: Any, tmp_path: Path) -> None:
+    put(s3, "odd::f/a::b.gif", "odd::f/s3::c.gif")
+    s3.put_object(Bucket="pictures", Key="t::t/s::s.tar", Body=tar({"d::d.gif": b"d"}))
+    refs = [ref for path in ("odd::f/", "t::t") for ref in ImageSource([f"s3://pictures/{path}"])]
+    assert [(ref.id.removeprefix("s3://pictures/"), data(ref)) for ref in refs] == [
+        ("odd::f/a::b.gif", b"bytes of odd::f/a::b.gif"),
+        ("odd::f/s3::c.gif", b"bytes of odd::f/s3::c.gif"),
+        ("t::t/s::s.tar/d::d.gif", b"d"),
+    ]
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("in.gif", b"in")
+    s3.upload_file(str(tmp_path / "z.zip"), "pictures", "z.zip")
+    for address in ("zip://in.gif::s3://pictures/z.zip", "simplecache::zip://in.gif::s3://pictures/z.zip"):
+        assert data(file_ref(address, "/")) == b"in", "an address in an address"
 
 
 def test_patterns_in_a_bucket(s3: Any) -> None:
@@ -348,6 +459,49 @@ def test_shards_and_tables_in_a_bucket(s3: Any, tmp_path: Path) -> None:
     assert refs[99].id == "s3://pictures/p/t.parquet#99" and refs[99].extra == {"n": 99}
 
 
+def test_what_changed_in_a_bucket_gives_no_other_picture(s3: Any, tmp_path: Path, asked: Counter[str]) -> None:
+    def store(content: list[bytes]) -> None:
+        shard = tar({f"{n}.jpg": each for n, each in enumerate(content)})
+        s3.put_object(Bucket="pictures", Key="s.tar", Body=shard)
+        pyarrow.parquet.write_table(pyarrow.table({"jpg": content}), tmp_path / "t.parquet")
+        s3.upload_file(str(tmp_path / "t.parquet"), "pictures", "t.parquet")
+
+    store([b"%03d" % n for n in range(20)])
+    refs = list(ImageSource(["s3://pictures/s.tar", "s3://pictures/t.parquet"]))
+    asked.clear()
+    assert [data(ref) for ref in elsewhere(refs[:20])] == [b"%03d" % n for n in range(20)]
+    assert asked == {"get_object": 20, "head_object": 1}, "one request an archive more"
+    assert [data(ref) for ref in elsewhere(refs[20:])] == [b"%03d" % n for n in range(20)]
+    store([b"%03d" % n for n in range(50, 70)])
+    tables._cells.cache_clear()
+    reasons = {error(ref): ref.id for ref in elsewhere(refs)}
+    end = "has changed since the run began; --overwrite starts over"
+    assert reasons == {
+        f"the archive {end}": "s3://pictures/s.tar/19.jpg",
+        f"the table {end}": "s3://pictures/t.parquet#19",
+    }
+    again = list(ImageSource(["s3://pictures/s.tar"]))
+    assert data(elsewhere(again)[0]) == b"050", "listed anew"
+
+
+@pytest.mark.parametrize("folder", ["", "src/", "src//deep/"])
+def test_paths_in_a_table_in_a_bucket(s3: Any, tmp_path: Path, folder: str) -> None:
+    up = "../" * folder.count("/")
+    paths = [
+        f"{up}pics/a.jpg",
+        "./b.jpg",
+        "x..//c.jpg",
+        "y/../b.jpg",
+        f"{up}../../pics/a.jpg",
+        "s3://pictures/z/../z.jpg",
+    ]
+    pyarrow.parquet.write_table(pyarrow.table({"path": paths}), tmp_path / "t.parquet")
+    s3.upload_file(str(tmp_path / "t.parquet"), "pictures", f"{folder}t.parquet")
+    found = [ref.id.removeprefix("s3://pictures/") for ref in ImageSource([f"s3://pictures/{folder}t.parquet"])]
+    expected = ["pics/a.jpg", f"{folder}b.jpg", f"{folder}x..//c.jpg", f"{folder}b.jpg", "pics/a.jpg", "z/../z.jpg"]
+    assert found == expected
+
+
 def test_metadata_in_a_bucket(s3: Any) -> None:
     put(s3, "f/a.jpg", "f/sub/b.jpg", "f/z/c.jpg")
     s3.put_object(Bucket="pictures", Key="f/metadata.csv", Body=b"file_name,text\na.jpg,one\nsub/b.jpg,two\n")
@@ -371,13 +525,16 @@ def test_a_bucket_of_google(monkeypatch: pytest.MonkeyPatch) -> None:
         refs = list(ImageSource(["gs://pictures/f/", "gs://pictures/t/s.tar", "gs://pictures/none.jpg"]))
         found = ["gs://pictures/f/a b.jpg", "gs://pictures/f/sub/猫.png", "gs://pictures/t/s.tar/c.jpg"]
         assert [ref.id for ref in refs] == [*found, "gs://pictures/none.jpg"]
-        assert [data(ref) for ref in refs[:3]] == [b"a", b"b", b"c"]
+        assert [data(ref) for ref in refs[:3]] == [data(ref) for ref in elsewhere(refs[:3])] == [b"a", b"b", b"c"]
+        there.pipe("pictures/t/s.tar", tar({"d.jpg": b"d"}))
+        assert error(elsewhere(refs)[2]).startswith("the archive has changed since the run began")
         assert error(refs[3]) == "there is nothing at this address"
     GCSFileSystem.clear_instance_cache()
 
 
 def test_any_other_file_system_of_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
     import fsspec
+    from fsspec.registry import _registry
 
     memory = fsspec.filesystem("memory")
     for name in ("/m/a.jpg", "/m/sub/b.png", "/m/c.txt"):
@@ -390,6 +547,7 @@ def test_any_other_file_system_of_fsspec(monkeypatch: pytest.MonkeyPatch) -> Non
     finally:
         memory.rm("/m", recursive=True)
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    monkeypatch.delitem(_registry, "gs", raising=False)  # where another test had it
     with pytest.raises(UsageError, match=r"gs:// needs an optional package: pip install \"clipcls\[remote\]\""):
         ImageSource(["gs://bucket/f/"])
     with pytest.raises(UsageError, match=r"nosuch://a/: "):

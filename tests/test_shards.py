@@ -6,7 +6,7 @@ import json
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -389,7 +389,7 @@ def test_another_run_is_not_gone_on_with(
 def test_a_run_that_was_cut_off_is_not_lost_by_mistake(photos: FakeDoor, clipcls: Terminal) -> None:
     cut_off(1)
     clipcls(*RESUMED[:-1], code=7)
-    assert "out.plan holds the shards of a run that did not finish: --resume goes on with it" in clipcls.err
+    assert "out.plan holds the shards of a run that has not finished: --resume goes on with it" in clipcls.err
     clipcls(*RESUMED[:-1], "--overwrite", code=3)
     assert len(pd.read_parquet("out")) == 12 and not Path("out.plan").exists()
 
@@ -439,7 +439,7 @@ def test_rows_of_text_go_on_whoever_began_them(photos: FakeDoor, clipcls: Termin
     assert begun
     Plan.make(Path("out.csv"), begun, refs(), 5)
     clipcls(*words, code=7)
-    assert "out.csv.plan holds the shards of a run that did not finish" in clipcls.err
+    assert "out.csv.plan holds the shards of a run that has not finished" in clipcls.err
     clipcls(*words, "--resume", "--shard-size", "5", code=3)
     assert Path("out.csv").read_bytes() == expected and not Path("out.csv.plan").exists()
     clipcls(*words, "--resume", code=3)
@@ -473,6 +473,50 @@ def test_parts_of_nobody_are_not_gone_on_with(photos: FakeDoor, clipcls: Termina
     assert "nothing tells which run out is from" in clipcls.err
 
 
+def test_a_link_to_a_folder_is_that_folder(photos: FakeDoor, clipcls: Terminal) -> None:
+    Path("there").mkdir()
+    Path("there/.DS_Store").touch()
+    Path("out").symlink_to("there")
+    words = ("classify", "photos", *LABELS, "-o", "out/")
+    clipcls(*words, code=7)
+    assert "out holds .DS_Store, which no such run wrote" in clipcls.err
+    Path("there/.DS_Store").unlink()
+    clipcls(*words, code=3)
+    clipcls(*words, "--top-k", "2", code=7)
+    assert "out holds results" in clipcls.err
+    clipcls(*words, "--top-k", "2", "--overwrite", code=3)
+    assert len(pd.read_parquet("there").ranked[0]) == 2
+
+
+def test_what_has_the_name_of_a_plan_is_left_alone(photos: FakeDoor, clipcls: Terminal) -> None:
+    words = ("embed", "photos", "-o", "house")
+    Path("house.plan").mkdir()
+    Path("house.plan/drawing.txt").write_text("precious")
+    for more in ((), ("--overwrite",), ("--resume",)):
+        clipcls(*words, *more, code=7)
+        assert "house.plan is in the way and no run's: name other results, or move it away" in clipcls.err
+    assert Path("house.plan/drawing.txt").read_text() == "precious" and not Path("house").exists()
+    Path("house.plan").rename("elsewhere")
+    Path("house.plan").write_text("precious")
+    clipcls(*words, code=7)
+    assert "house.plan is in the way" in clipcls.err and Path("house.plan").read_text() == "precious"
+    Path("house.plan").unlink()
+    with opened(Path("house"), info(), refs):
+        Path("house.plan/.DS_Store").touch()
+    with opened(Path("house"), info(), refs, overwrite=True):
+        assert Path("house.plan/.DS_Store").exists()
+
+
+def test_a_run_that_never_began_leaves_nothing(photos: FakeDoor) -> None:
+    def none() -> Iterator[ImageRef]:
+        yield refs()[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), opened(Path("out.csv"), info(format="csv"), none):
+        pass
+    assert [path.name for path in Path().iterdir()] == ["photos"]
+
+
 def test_a_folder_on_another_disk_is_told(photos: FakeDoor, clipcls: Terminal) -> None:
     shared = Path("/dev/shm")
     if not shared.exists() or shared.stat().st_dev == Path().stat().st_dev:
@@ -497,6 +541,10 @@ def test_a_folder_on_another_disk_is_told(photos: FakeDoor, clipcls: Terminal) -
         (("-o", "out/", "--write-xmp"), 2, "do not go with a folder of results"),
         (("-o", "out/", "--video", "mean"), 2, "do not go with a folder of results"),
         (("-o", "missing/out/"), 7, "there is no folder missing"),
+        (("-o", "./"), 2, ". has no name to put a plan beside: name a file or a folder in it"),
+        (("-o", ""), 2, "unknown suffix"),
+        (("-o", "/", "-f", "parquet"), 2, "has no name"),
+        (("-o", "out.csv", "--shard-size", "5"), 2, "--shard-size is for results in a folder, or for --engine ray"),
         (("-o", "photos/0.png", "-f", "parquet"), 7, "is a file; name a folder"),
         (("-o", "photos/"), 7, "which no such run wrote: name another folder"),
         (("-o", "photos/", "--overwrite"), 7, "which no such run wrote: name another folder"),

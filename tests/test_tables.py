@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import pickle
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 from opening import data, error
 
 from clipcls.errors import InputError, UsageError
+from clipcls.portable import packed, plain, unpacked
 from clipcls.records import ImageRef
 from clipcls.sources import ImageSource, tables
 
@@ -128,6 +131,73 @@ def test_bytes_as_hugging_face_has_them(name: str) -> None:
     assert error(found[2]) == error(found[3]) == "the table holds no image in this row"
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_odd_cell_costs_no_image(name: str) -> None:
+    bad = pa.array([b"\xff\xfe caf\xc3\xa9", b"fine", None]).view(pa.string())
+    year_40000 = pa.array([1 << 60, 1_600_000_000_000_000, None])
+    columns = {
+        "jpg": [b"0", b"1", b"2"],
+        "text": bad,
+        "time": year_40000.view(pa.timestamp("us")),
+        "day": pa.array([2**31 - 1, 18_000, None], pa.int32()).view(pa.date32()),
+        "times": pa.array([[1 << 60], [0], None]).cast(pa.list_(pa.timestamp("us"))),
+        "n": [0, 1, 2],
+    }
+    write(name, pa.table(columns))
+    found = refs(name)
+    assert [(ref.id, data(ref)) for ref in found] == [(f"{name}#{n}", b"%d" % n) for n in range(3)]
+    odd, ordinary, none = ({key: plain(value) for key, value in ref.extra.items()} for ref in found)
+    assert odd == {
+        "text": "\ufffd\ufffd café",
+        "time": "<value out of range: 1152921504606846976>",
+        "day": "<value out of range: 2147483647>",
+        "times": None,
+        "n": 0,
+    }
+    assert ordinary | {"times": ""} == {
+        "text": "fine",
+        "time": "2020-09-13 12:26:40",
+        "day": "2019-04-14",
+        "times": "",
+        "n": 1,
+    }
+    assert none == dict.fromkeys(odd) | {"n": 2}
+
+
+def test_nanoseconds_without_pandas() -> None:
+    at = 1_600_000_000_000_000_000
+    write("t.parquet", pa.table({"jpg": [b"0", b"1"], "time": pa.array([at + 1, at], pa.timestamp("ns"))}))
+    code = (
+        "import sys; sys.modules['pandas'] = None; from clipcls.sources import ImageSource;"
+        "print(*(ref.extra['time'] for ref in ImageSource(['t.parquet'])), sep='\\n')"
+    )
+    expected = [plain(ref.extra["time"]) for ref in refs("t.parquet")]
+    assert expected == ["2020-09-13 12:26:40.000000001", "2020-09-13 12:26:40"]
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have only names that are Unicode")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_path_that_is_no_utf_8_is_a_path(name: str) -> None:
+    Path(os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"coffee")
+    paths = pa.array([b"caf\xe9.jpg", b"\xff.jpg", None]).view(pa.string())
+    write(name, pa.table({"path": paths}))
+    found = refs(name)
+    assert data(found[0]) == b"coffee" and [os.fsencode(ref.id) for ref in found[1:]] == [
+        b"\xff.jpg",
+        b"%b#2" % name.encode(),
+    ]
+    assert [bool(error(ref)) for ref in found[1:]] == [True, True]
+    cells = pa.StructArray.from_arrays([pa.array([None, b"x", None], pa.binary()), paths], ["bytes", "path"])
+    write(name, pa.table({"image": cells}))
+    os.utime(name, (1, 1))
+    found = refs(name)
+    assert [data(ref) for ref in found[:2]] == [b"coffee", b"x"]
+    assert found[0].extra == {"image_path": "caf\ufffd.jpg"}, "which is only told, and may be written"
+    assert error(found[2]) == "the table holds no image in this row"
+
+
 def test_threads_that_do_not_ask_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     parquet("t.parquet", {"jpg": [b"%d" % n for n in range(2000)]}, rows=700)
     begun = []
@@ -153,7 +223,20 @@ def test_a_row_that_is_gone_is_told() -> None:
     parquet("t.parquet", {"jpg": [b"%d" % n for n in range(10)]})
     found = refs("t.parquet")
     parquet("t.parquet", {"jpg": [b"0", b"1"]})
-    assert error(found[7]) == "the table has changed; run this again"
+    assert error(found[7]) == "the table has changed since the run began; --overwrite starts over"
+    assert error(found[0]) == error(found[7]), "which may be another picture now"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_table_that_changed_since_gives_a_later_process_no_other_picture(name: str) -> None:
+    write(name, pa.table({"jpg": [b"one", b"two"]}))
+    kept = [json.dumps(packed(ref)) for ref in refs(name)]
+    assert [data(unpacked(json.loads(each))) for each in kept] == [b"one", b"two"]
+    tables._cells.cache_clear()  # which another process has not
+    write(name, pa.table({"jpg": [b"six", b"ten"]}))
+    os.utime(name, (1, 1))
+    for each in kept:
+        assert error(unpacked(json.loads(each))).startswith("the table has changed since the run began")
 
 
 def test_bytes_stay_in_the_file_until_they_are_wanted() -> None:
@@ -186,6 +269,7 @@ def test_a_group_is_not_in_memory_as_a_whole(monkeypatch: pytest.MonkeyPatch) ->
         ({"pixels": [b"x"], "path": ["p"]}, "pixels"),
         ({"file_name": ["p"], "caption": ["t"], "n": [1]}, "file_name"),
         ({"image": ["p.jpg"]}, "image"),
+        ({"image": [{"bytes": b"x", "path": None}], "photo": [{"bytes": 1, "path": "no image"}]}, "image"),
     ],
 )
 def test_the_column_is_found(columns: dict[str, Any], found: str) -> None:
@@ -294,6 +378,25 @@ def test_a_list_in_a_file() -> None:
     assert [ref.id for ref in refs("@list.lst", null_separated=True)] == ["a.jpg", "b.jpg"]
 
 
+@pytest.mark.parametrize("separator", [b"\n", b"\r\n", b"\0"])
+def test_a_list_with_a_mark_of_its_encoding(separator: bytes) -> None:
+    touch("a.jpg", "\ufeffb.jpg")
+    content = "\ufeffa.jpg".encode() + separator + "\ufeffb.jpg".encode() + separator
+    Path("list.txt").write_bytes(content)
+    options = {"null_separated": separator == b"\0"}
+    for found in (refs("@list.txt", **options), list(ImageSource(["-"], stdin=Slow(content), **options))):
+        assert [ref.id for ref in found] == ["a.jpg", "\ufeffb.jpg"], "it is one at the start alone"
+    Path("list.txt").write_bytes(b"\xef\xbb\xbf")
+    assert refs("@list.txt") == []
+
+
+class Slow(io.BytesIO):
+    """A pipe through which one byte comes at a time."""
+
+    def read1(self, size: int | None = -1, /) -> bytes:
+        return super().read1(1)
+
+
 def test_a_list_may_name_tables_and_shards() -> None:
     parquet("t.parquet", {"jpg": [b"x", b"y"]})
     stdin = io.BytesIO(b"t.parquet\n")
@@ -340,8 +443,6 @@ def test_references_are_compared_and_hashed() -> None:
 
 
 def test_plain_sources_import_nothing_more() -> None:
-    import subprocess
-
     touch("a.jpg")
     code = (
         "import sys; from clipcls.sources import ImageSource; list(ImageSource(['.', '@list.txt']));"

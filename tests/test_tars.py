@@ -168,6 +168,26 @@ def test_what_is_no_shard_is_a_row(content: bytes) -> None:
     assert ref.id == "s.tar" and "no tar archive" in error(ref)
 
 
+@pytest.mark.parametrize("name", ["s.tar.gz", "S.TGZ", "s.tar.zst", "s.tar.bz2", "s.zip"])
+def test_a_compressed_archive_is_told_from_a_damaged_picture(name: str) -> None:
+    shard(name, {"a.jpg": b"a"})
+    for path in (name, f"http://127.0.0.1:1/{name}?a=b.c"):
+        [ref] = refs(path)
+        assert ref.id == path
+        assert error(ref).startswith("a compressed archive, which cannot be read; unpack it")
+    assert ImageSource([name]).count() == 1
+
+
+def test_names_of_members_that_begin_anyhow() -> None:
+    names = ["././a.jpg", "x/./b.jpg", "x/.././c.jpg", "../d.jpg", "x//e.jpg", "./.hidden/f.jpg", "x/.g.jpg"]
+    shard("s.tar", {name: name.encode() for name in names} | {"./x/e.txt": b"caption"})
+    found = refs("s.tar")
+    assert [ref.id for ref in found] == [
+        f"s.tar/{name}" for name in ("a.jpg", "x/b.jpg", "c.jpg", "../d.jpg", "x/e.jpg")
+    ]
+    assert [data(ref).decode() for ref in found] == names[:5]
+
+
 def test_a_shard_that_is_gone_is_a_row() -> None:
     Path("list.txt").write_text("gone.tar\n")
     [ref] = refs("@list.txt")

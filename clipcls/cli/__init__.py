@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -57,6 +58,7 @@ def main() -> NoReturn:
     words = sys.argv[1:]
     debug = "--debug" in words
     try:
+        signal.signal(signal.SIGTERM, _terminated)
         _prepare(debug)
         code = run(words, debug=debug)
         sys.stdout.flush()
@@ -68,6 +70,11 @@ def main() -> NoReturn:
     # All that is worth keeping is on disk. An orderly exit would wait for a batch that nobody wants any more, and
     # takes a second where torch was imported.
     os._exit(code)
+
+
+def _terminated(*_: object) -> NoReturn:
+    """Whoever ends the process by SIGTERM, such as a batch system, wants what Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def run(words: Sequence[str], *, debug: bool = False) -> int:

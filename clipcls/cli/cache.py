@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from clipcls.cli.common import confirm_deleting, quiet_pipe
+from clipcls.cli.common import confirm_deleting, quiet_pipe, show
 from clipcls.cli.options import Debug
 
 if TYPE_CHECKING:
@@ -29,17 +29,17 @@ def info(debug: Debug = False) -> None:
     """
     with _store() as store, quiet_pipe():
         known = store.info()
-    typer.echo(f"{known.path}: {_megabytes(known.bytes)}")
-    typer.echo(f"{known.images:,} image and {known.texts:,} text embeddings")
-    typer.echo(f"{known.files:,} files known by content, {known.failures:,} unreadable pictures remembered")
+    show(f"{known.path}: {_megabytes(known.bytes)}")
+    show(f"{known.images:,} image and {known.texts:,} text embeddings")
+    show(f"{known.files:,} files known by content, {known.failures:,} unreadable pictures remembered")
     for model in known.models:
         names = ", ".join(_shown(spec) for spec in model.specs) or "no model in use (clipcls cache prune drops it)"
-        typer.echo(f"  {model.fingerprint}  {model.images:,} images, {model.texts:,} texts  {names}")
+        show(f"  {model.fingerprint}  {model.images:,} images, {model.texts:,} texts  {names}")
     count, size = traced_size(_traced())
     if count:
-        typer.echo(f"{count} models made ready to run without torch: {_megabytes(size)} in {_traced()}")
+        show(f"{count} models made ready to run without torch: {_megabytes(size)} in {_traced()}")
     for path in known.set_aside:
-        typer.echo(f"set aside because it was damaged or newer: {path} (clipcls cache clear deletes it)")
+        show(f"set aside because it was damaged or newer: {path} (clipcls cache clear deletes it)")
 
 
 @app.command()
@@ -66,7 +66,7 @@ def clear(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
             confirm_deleting(what)
         store.clear()
         shutil.rmtree(_traced(), ignore_errors=True)
-    typer.echo(f"deleted {what}")
+    show(f"deleted {what}")
 
 
 @app.command()
@@ -79,11 +79,10 @@ def prune(
     """
     with _store() as store:
         gone = store.prune(dry_run=dry_run)
-    typer.echo(
-        f"{'would drop' if dry_run else 'dropped'} {gone.images:,} image and {gone.texts:,} text embeddings, "
-        f"{gone.files:,} files and {gone.failures:,} failures"
-        + ("" if dry_run else f"; {_megabytes(gone.bytes)} given back")
+    what = (
+        f"{gone.images:,} image and {gone.texts:,} text embeddings, {gone.files:,} files and {gone.failures:,} failures"
     )
+    show(f"would drop {what}" if dry_run else f"dropped {what}; {_megabytes(gone.bytes)} given back")
 
 
 def traced_size(home: Path) -> tuple[int, int]:

@@ -194,7 +194,7 @@ def classify(
         wanted or prompts or background or multi_label or calibration or synonyms != "mean" or strict_language
     ):
         raise UsageError("--head brings its own labels: leave out all options on labels, prompts and calibration")
-    target = Path(output) if output else None
+    target = None if output is None else Path(output)
     doer = Doer(engine, address, actors, gpus_per_actor, shard_size).check()
     layout = _Layout(_format(format, target, excel, folder=is_folder(output)), top_k, all_scores, excel, unknown_label)
     rule = _Rule(threshold, margin, groups)
@@ -209,7 +209,7 @@ def classify(
         "limit": limit,
         **({"image_column": image_column} if image_column else {}),
     }
-    found = ImageSource(paths, null_separated=null, videos=sampling(fps, scenes=scenes), **selection)
+    found = ImageSource(paths, null_separated=null, videos=sampling(fps, scenes=scenes), whole=cut, **selection)
     pooling = _pooling(video, groups=groups)
     sidecars = _sidecars(xmp_name) if write_xmp else None
     extras = {"fps": fps, "scenes": scenes, "video": pooling, "write_xmp": sidecars}
@@ -218,7 +218,7 @@ def classify(
         raise UsageError("--video, --write-xmp and --show do not go with a folder of results or with --engine ray")
     images = images_of(found, paths, resume=resume and cut)
     tally = Tally()
-    with open_classifier(settings, cache) as classifier, quiet_pipe():
+    with open_classifier(doer.here(settings), cache) as classifier, quiet_pipe():
         with download_bar():
             answering: Head = (
                 classifier.linear(head)

@@ -36,6 +36,11 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
+def show(line: str) -> None:
+    """One line on stdout for a person, in their language."""
+    typer.echo(told(line))
+
+
 def confirm_deleting(what: str) -> None:
     """Ask before something is deleted; where the answer is no, or nobody can be asked, the command ends."""
     if not sys.stdin.isatty():

@@ -130,10 +130,10 @@ def embed(
         "limit": limit,
         **({"image_column": image_column} if image_column else {}),
     }
-    found = ImageSource(paths, null_separated=null, videos=sampling(fps, scenes=scenes), **selection)
+    found = ImageSource(paths, null_separated=null, videos=sampling(fps, scenes=scenes), whole=True, **selection)
     selection |= {name: value for name, value in {"fps": fps, "scenes": scenes}.items() if value}
     images = images_of(found, paths, resume=resume)
-    with open_classifier(settings, cache) as classifier:
+    with open_classifier(doer.here(settings), cache) as classifier:
         with download_bar():
             info = classifier.info
         if classifier.is_starter and not quiet:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,6 +18,7 @@ from clipcls.errors import UsageError
 if TYPE_CHECKING:
     from clipcls.answer import Answer
     from clipcls.classifier import Classifier
+    from clipcls.engines.ray import Pool
     from clipcls.heads import Head
     from clipcls.records import ImageRef
     from clipcls.settings import Settings
@@ -42,6 +44,25 @@ class Doer(NamedTuple):
         from clipcls.shards import SHARD_SIZE
 
         return self.shard_size or SHARD_SIZE
+
+    @property
+    def pool(self) -> Pool:
+        """What is asked of Ray."""
+        from clipcls.engines.ray import Pool
+
+        return Pool(self.address, self.actors, self.gpus_per_actor)
+
+    def engine(self) -> AbstractContextManager[object]:
+        """What must be there for as long as shards are done."""
+        if self.name == "local":
+            return nullcontext()
+        from clipcls.engines.ray import connected
+
+        return connected(self.pool)
+
+    def here(self, settings: Settings) -> Settings:
+        """The settings for this process, which may lack the graphics cards that it has others use."""
+        return replace(settings, device="auto") if self.name == "ray" else settings
 
     def check(self) -> Doer:
         """The same.
@@ -71,15 +92,16 @@ class Work(NamedTuple):
 
 def in_shards(output: Path | None, form: str, doer: Doer) -> bool:
     """Whether a run is cut into shards: for a folder, by Ray, or because what is there of an earlier one is."""
-    if output is None:
-        if doer.name == "ray":
-            raise UsageError("--engine ray writes files: name one, or a folder, with --output")
-        return False
     from clipcls.sinks.parts import arrow, has_plan
 
+    if output is None and doer.name == "ray":
+        raise UsageError("--engine ray writes files: name one, or a folder, with --output")
     if form == "parquet":
         arrow()  # refuses before any work
-    return form == "parquet" or doer.name == "ray" or has_plan(output)
+    cut = output is not None and (has_plan(output) or form == "parquet" or doer.name == "ray")
+    if doer.shard_size and not cut:
+        raise UsageError("--shard-size is for results in a folder, or for --engine ray")
+    return cut
 
 
 def is_folder(output: str | None) -> bool:
@@ -114,7 +136,7 @@ def do(
     from clipcls.shards import opened
 
     options = {"overwrite": work.overwrite, "resume": work.resume}
-    with opened(work.output, work.run, lambda: images, **options) as plan:
+    with opened(work.output, work.run, lambda: images, engine=doer.engine(), **options) as plan:
         if plan is None:
             if not quiet:
                 say("nothing to do: the results are complete")
@@ -122,7 +144,7 @@ def do(
         parts, tally = work.parts(plan), Tally()
         before = [parts.done(number) for number in plan.done()]
         images_before = sum(done.images for done in before)
-        with _told_when_cut_off(work.output, tally, quiet=quiet):
+        with _told_when_cut_off(plan, tally, quiet=quiet):
             with long_progress(tally, plan.images - images_before, hidden=quiet):
                 if doer.name == "ray":
                     _by_ray(plan, parts, work, doer, classifier, settings, tally)
@@ -147,7 +169,7 @@ def _by_ray(
     plan: Plan, parts: Parts, work: Work, doer: Doer, classifier: Classifier, settings: Settings, tally: Tally
 ) -> None:
     from clipcls.busy import Busy
-    from clipcls.engines.ray import Pool, run
+    from clipcls.engines.ray import run
     from clipcls.engines.stages import Finished, Job, Model
 
     busy = tally.busy = Busy()
@@ -166,11 +188,7 @@ def _by_ray(
         settings.batch_size or None,
         settings.traced_folder,
     )
-    run(
-        Job(plan, parts, model, settings.limits, scored),
-        Pool(doer.address, doer.actors, doer.gpus_per_actor),
-        told,
-    )
+    run(Job(plan, parts, model, settings.limits, scored), doer.pool, told)
 
 
 def _failed_then(output: Path) -> int:
@@ -182,12 +200,12 @@ def _failed_then(output: Path) -> int:
 
 
 @contextmanager
-def _told_when_cut_off(output: Path, tally: Tally, *, quiet: bool) -> Iterator[None]:
+def _told_when_cut_off(plan: Plan, tally: Tally, *, quiet: bool) -> Iterator[None]:
     """Tell how a run that does not reach its end goes on."""
     try:
         yield
     except BaseException as exc:
         if isinstance(exc, KeyboardInterrupt) and not quiet:
             say(f"interrupted: {tally.line()}")
-        say(f"the shards of {output} that are done stay; the same command with --resume goes on")
+        say(f"the shards of {plan.output} that are done stay; the same command with --resume goes on")
         raise

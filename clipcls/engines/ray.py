@@ -15,8 +15,10 @@ import copy
 import logging
 import os
 import pickle
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -59,8 +61,20 @@ class Pool:
     """None takes 1 where the cluster has graphics cards."""
 
 
+@contextmanager
+def connected(pool: Pool) -> Iterator[None]:
+    """A cluster that has what is asked of it.
+
+    Raises:
+        UsageError: Ray is not installed, there is no cluster at the address, or it has too few graphics cards.
+    """
+    with _quiet_library(), _cluster(pool.address), _quiet_data():
+        _sizes_here(pool)
+        yield
+
+
 def run(job: Job, pool: Pool, progress: Callable[[Finished], object]) -> None:
-    """Do what is missing of a plan.
+    """Do what is missing of a plan, on the cluster that this process is connected with.
 
     Args:
         job: the plan, and what is to be done with it.
@@ -68,24 +82,19 @@ def run(job: Job, pool: Pool, progress: Callable[[Finished], object]) -> None:
         progress: told of each shard when it is written, in no order.
 
     Raises:
-        UsageError: Ray is not installed, or there is no cluster at the address.
         ModelError: the model cannot be loaded.
         DeviceError: the device is missing, or its memory too small for one image.
         OutputError: a part cannot be written.
     """
-    todo = job.plan.todo()
-    if not todo:
-        return
-    with _quiet_library(), _cluster(pool.address), _quiet_data():
-        for finished in _finished(job, pool, todo):
-            progress(finished)
+    for finished in _finished(job, pool, job.plan.todo()):
+        progress(finished)
 
 
 def _finished(job: Job, pool: Pool, todo: list[int]) -> Iterator[Finished]:
     import ray
 
     with _plain_errors():
-        actors, gpus = _sizes(pool, ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes()))
+        actors, gpus = _sizes_here(pool)
         # No processors are claimed, so that there is no cluster on which encoders leave none to decode with.
         claims: dict[str, Any] = {"num_cpus": 0, "num_gpus": gpus}
         shared = ray.put((job, os.getcwd()))
@@ -115,6 +124,13 @@ def _wave(shared: Any, prepared: Any, numbers: list[int], actors: int, claims: d
             **claims,
         )
     )
+
+
+def _sizes_here(pool: Pool) -> tuple[int, float]:
+    """``_sizes`` on the cluster that this process is connected with."""
+    import ray
+
+    return _sizes(pool, ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes()))
 
 
 def _sizes(pool: Pool, resources: dict[str, float], machines: int) -> tuple[int, float]:
@@ -231,6 +247,7 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
+    at_end = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     try:
         if address:
@@ -247,6 +264,10 @@ def _cluster(address: str | None) -> Iterator[None]:
             f"Ray does not start here: {one_line(exc)}; its log is in ray/session_latest/logs of the temporary folder"
         ) from exc
     try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(
+                signal.SIGTERM, at_end
+            )  # Ray has one of its own, which ends the process with lines of its own
         yield
     finally:
         ray.shutdown()

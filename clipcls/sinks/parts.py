@@ -41,12 +41,19 @@ _PARTS = {
 _EMBEDDINGS, _FAILED = "img_emb", "failed"
 _NONE_READ = (_FAILED, "none_read_", ".parquet")
 """Of a shard without any embedding: embedding_reader leaves empty arrays out, but not the metadata beside them."""
+_OF_A_PLAN = re.compile(r"lock|index|shards|plan\.json|plan\.run\.json|part-\d{6}\.(csv|jsonl)|draft-.*")
 _COUNTS = b"clipcls"
 """Where a Parquet file's own notes tell what is in it."""
 
 
 def plan_folder(output: Path) -> Path:
-    """Where all that lies that a run needs only until it is whole."""
+    """Where all that lies that a run needs only until it is whole.
+
+    Raises:
+        UsageError: nothing can lie beside the output.
+    """
+    if not output.name:
+        raise UsageError(f"{output} has no name to put a plan beside: name a file or a folder in it")
     return output.with_name(output.name + ".plan")
 
 
@@ -90,7 +97,7 @@ def own_files(output: Path) -> tuple[list[Path], list[Path]]:
     patterns |= {_EMBEDDINGS: r"img_emb_\d{6}\.npy", _FAILED: r"(failed|none_read)_\d{6}\.parquet"}
     for below, pattern in patterns.items():
         folder = output / below
-        if folder.is_symlink() or not folder.is_dir():
+        if (below and folder.is_symlink()) or not folder.is_dir():
             continue
         for path in folder.iterdir():
             if re.fullmatch(pattern, path.name):
@@ -98,6 +105,13 @@ def own_files(output: Path) -> tuple[list[Path], list[Path]]:
             elif below or path.name not in patterns or not path.is_dir():
                 others.append(path)
     return ours, others
+
+
+def plan_files(output: Path) -> tuple[list[Path], list[Path]]:
+    """What is in the folder of a plan: the files that runs write, and what else there is."""
+    found = list(plan_folder(output).iterdir()) if plan_folder(output).is_dir() else []
+    ours = [path for path in found if _OF_A_PLAN.fullmatch(path.name)]
+    return ours, [path for path in found if path not in ours]
 
 
 def _folder(output: Path, below: str) -> Path:

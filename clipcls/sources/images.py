@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from copy import copy
@@ -18,8 +18,20 @@ from clipcls.sources.lists import braced, listed
 from clipcls.sources.local import Folders, check, is_pattern
 from clipcls.sources.opening import file_ref, local_path, open_file, refused
 from clipcls.sources.remote import filesystem, is_address, is_web
-from clipcls.sources.selection import TABLE_SUFFIXES, TAR_SUFFIXES, Found, Selection, images_first, suffix_of
+from clipcls.sources.selection import (
+    TABLE_SUFFIXES,
+    TAR_SUFFIXES,
+    Found,
+    Selection,
+    images_first,
+    is_compressed,
+    suffix_of,
+)
 from clipcls.video import Sampling, Videos, is_video
+
+_AT_ONCE = 8
+"""Archives far away that are read at a time."""
+_COMPRESSED = "a compressed archive, which cannot be read; unpack it and name the folder, or make it a plain .tar"
 
 
 class ImageSource:
@@ -45,6 +57,8 @@ class ImageSource:
         stdin: what ``-`` reads, by default the process's own stdin; it can be read only once.
         null_separated: whether the paths in lists end in NUL bytes (``find -print0``) and not in newlines.
         image_column: the column of tables that holds the images or their paths; None finds the one that can be meant.
+        whole: whether an iteration goes to the end before any image is opened, so that archives far away, which are
+            read for what is in them, can be read several at once.
 
     Raises:
         InputError: a path does not exist or a folder cannot be read, or a pattern matches nothing; for what is far
@@ -69,6 +83,7 @@ class ImageSource:
         stdin: BinaryIO | None = None,
         null_separated: bool = False,
         image_column: str | None = None,
+        whole: bool = False,
     ) -> None:
         self._paths = [local_path(os.fsdecode(path)) for path in paths]
         self._selection = Selection(recursive=recursive, include=include, exclude=exclude, videos=videos)
@@ -78,6 +93,7 @@ class ImageSource:
         self._stdin = stdin
         self._separator = b"\0" if null_separated else b"\n"
         self._column = image_column
+        self._whole = whole
         self._base = os.getcwd()
         self._begun = False
         for path in chain.from_iterable(map(braced, self._paths)):
@@ -118,8 +134,19 @@ class ImageSource:
 
     def _images(self) -> Iterator[ImageRef]:
         videos = Videos(self._videos) if self._videos else None
+        groups = self._groups(videos)
+        if self._whole and self._limit is None:
+            return chain.from_iterable(_ahead(groups))
+        return chain.from_iterable(images for _, images in groups)
+
+    def _groups(self, videos: Videos | None) -> Iterator[tuple[Found | None, Iterator[ImageRef]]]:
+        """The images of each file; where files cannot be listed, only what says so."""
         for path, files in self._sources():
-            yield from self._guarded(path, (image for file in files for image in self._of_file(file, videos)))
+            try:
+                for file in files:
+                    yield file, self._guarded(path, self._of_file(file, videos))
+            except (UsageError, OSError) as exc:
+                yield None, self._guarded(path, _raising(exc))
 
     def _guarded(self, name: str, images: Iterable[ImageRef], faults: bool = True) -> Iterator[ImageRef]:
         """Images as they come. What keeps the rest from coming is one that cannot be read, too; but before the first
@@ -190,12 +217,39 @@ class ImageSource:
             from clipcls.sources import tables
 
             yield from self._guarded(path, tables.images(path, self._base, self._column, self._selection), faults=False)
+        elif is_compressed(path):
+            yield refused(path, self._base, _COMPRESSED, file.extra)
         elif not (videos and is_video(path)):
             yield file_ref(path, self._base, file.extra, file.size)
         elif is_address(path):
             yield refused(path, self._base, "videos are read from disk only; download it first", file.extra)
         else:
             yield from videos.frames(file_ref(path, self._base, file.extra))
+
+
+def _ahead(groups: Iterable[tuple[Found | None, Iterator[ImageRef]]]) -> Iterator[Iterable[ImageRef]]:
+    """The images of each file, in the same order; archives far away are read several at once, each to its end."""
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    def reading(waiting: Iterator[ImageRef] | Future[list[ImageRef]]) -> Iterable[ImageRef]:
+        return waiting.result() if isinstance(waiting, Future) else waiting
+
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    ahead: deque[Iterator[ImageRef] | Future[list[ImageRef]]] = deque()
+    try:
+        for file, images in groups:
+            is_far = file is not None and is_address(file.path) and suffix_of(file.path) in TAR_SUFFIXES
+            ahead.append(pool.submit(list, images) if is_far else images)
+            if len(ahead) > _AT_ONCE:
+                yield reading(ahead.popleft())
+        yield from map(reading, ahead)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _raising(exc: Exception) -> Iterator[ImageRef]:
+    raise exc
+    yield
 
 
 def _is_list(path: str) -> bool:

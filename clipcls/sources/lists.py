@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import BinaryIO
 
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{},]*(?:,[^{},]*)+))\}")
@@ -12,12 +14,8 @@ _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{},]*(?:,[^{},]*)+))\}")
 
 def listed(stream: BinaryIO, separator: bytes) -> Iterator[str]:
     """The paths in a list, each as soon as it arrives."""
-    read = getattr(stream, "read1", stream.read)
-    rest = b""
-    while chunk := read(1 << 16):
-        *lines, rest = (rest + chunk).split(separator)
-        yield from _names(lines, separator)
-    yield from _names([rest], separator)
+    lines = _lines(stream, separator)
+    yield from _names(chain([next(lines).removeprefix(codecs.BOM_UTF8)], lines), separator)
 
 
 def braced(path: str) -> Iterator[str]:
@@ -38,6 +36,16 @@ def _alternatives(found: re.Match[str]) -> Iterable[str]:
     step = 1 if int(first) <= int(last) else -1
     width = max(len(first), len(last)) if "0" in (first[0], last[0]) else 0
     return (f"{number:0{width}}" for number in range(int(first), int(last) + step, step))
+
+
+def _lines(stream: BinaryIO, separator: bytes) -> Iterator[bytes]:
+    """A list's lines, of which even an empty one has one."""
+    read = getattr(stream, "read1", stream.read)
+    rest = b""
+    while chunk := read(1 << 16):
+        *lines, rest = (rest + chunk).split(separator)
+        yield from lines
+    yield rest
 
 
 def _names(lines: Iterable[bytes], separator: bytes) -> Iterator[str]:

@@ -102,16 +102,22 @@ class _Passed:
 passed = _Passed()
 
 
-def open_part(full: str, start: int, size: int) -> BinaryIO:
+def open_part(full: str, start: int, size: int, version: str | None = None) -> BinaryIO:
     """Some bytes of a file or object.
 
+    Args:
+        full: its path or address.
+        start: the first byte.
+        size: how many.
+        version: of an object, which must still be the same.
+
     Raises:
-        OSError: they cannot be read, or are not all there.
+        OSError: they cannot be read, are not all there, or the object is another one now.
     """
     if not size:
         data = b""
     elif remote.is_address(full):
-        data = passed.take(full, start) or remote.part(full, start, size)
+        data = passed.take(full, start) or remote.part(full, start, size, version)
     else:
         with _open_regular(full) as file:
             file.seek(start)

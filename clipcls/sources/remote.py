@@ -10,9 +10,9 @@ import io
 import re
 import string
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, BinaryIO, TypeVar, cast
 
 from clipcls.errors import UsageError
@@ -39,6 +39,14 @@ _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 """HTTP's answers that may be others soon."""
 _BROKEN = re.compile("Connect|Timeout|Disconnect|Payload|IncompleteRead|Protocol|SlowDown|Reset")
 """What the names of other packages' errors hold when a connection failed."""
+_WHOLE_ONLY = re.compile("range requests|seek streaming HTTP")
+"""What fsspec says of a web server that sends files only from their start."""
+_TELLING = (
+    *("ETag", "etag", "generation", "blob_id", "content_md5"),
+    *("Last-Modified", "LastModified", "last_modified", "modified", "mtime", "created"),
+)
+"""Under which names file systems and web servers tell what is different once an object has changed, best first."""
+CHANGED = "the archive has changed since the run began; --overwrite starts over"
 
 
 def is_address(path: str) -> bool:
@@ -57,11 +65,15 @@ def filesystem(address: str) -> tuple[Any, str]:
     Raises:
         UsageError: a package is missing, or nothing is known by the address's scheme.
     """
-    scheme = address.partition("://")[0]
+    scheme, _, place = address.partition("://")
+    # To fsspec another address begins at "::", as for an archive in a bucket; here it can only be part of a name.
+    part_of_name = "::" in place and (scheme in _PATIENT or is_web(address))
     try:
         from fsspec.core import url_to_fs
 
-        fs, path = url_to_fs(address)
+        fs, path = url_to_fs(f"{scheme}://{place.partition('/')[0]}" if part_of_name else address)
+        if part_of_name:
+            path = fs._strip_protocol(address)
     except ImportError as exc:
         raise UsageError(f'{scheme}:// needs an optional package: pip install "{REMOTE_EXTRA}" ({exc})') from exc
     except ValueError as exc:
@@ -82,14 +94,41 @@ def open_whole(address: str, size: int | None = None) -> BinaryIO:
     return io.BytesIO(tried(address, partial(_whole, address, size)))
 
 
-def part(address: str, start: int, size: int) -> bytes:
-    """Some bytes of an object, fewer where it ends before. The errors are ``open_whole``'s."""
-    return tried(address, partial(_part, address, start, size))
+def part(address: str, start: int, size: int, version: str | None = None) -> bytes:
+    """Some bytes of an object, fewer where it ends before.
+
+    Args:
+        address: where it lies.
+        start: the first byte.
+        size: how many.
+        version: the object's when it was listed, by ``version_of``; None where nothing told.
+
+    Raises:
+        OSError: they cannot be had, or the object is another one now; the text says why in one line.
+    """
+    return tried(address, partial(_part, address, start, size, version))
 
 
 def open_stream(address: str) -> BinaryIO:
     """An object that is read from its start to its end, a piece at a time. The errors are ``open_whole``'s."""
     return io.BufferedReader(_Stream(address), _BLOCK)
+
+
+def version(address: str) -> str | None:
+    """What is different once an object has changed; None where nothing tells. The errors are ``open_whole``'s."""
+    fs, path = filesystem(address)
+    return _version_in(tried(address, partial(fs.info, path)))
+
+
+def version_of(stream: BinaryIO) -> str | None:
+    """The same, of what ``open_stream`` opened, without another request."""
+    return getattr(getattr(stream, "raw", None), "version", None)
+
+
+def check_same(listed: object, now: object, changed: str) -> None:
+    """Raise an OSError that says ``changed`` where two versions differ; of None nothing is known."""
+    if listed and now and listed != now:
+        raise OSError(changed)
 
 
 def tried(address: str, work: Callable[[], T]) -> T:
@@ -124,12 +163,26 @@ def _whole(address: str, size: int | None) -> bytes:
     return cast(bytes, fs.cat_file(path))
 
 
-def _part(address: str, start: int, size: int) -> bytes:
+def _part(address: str, start: int, size: int, version: str | None) -> bytes:
     if not is_web(address):
+        if version:
+            check_same(version, _version_now(address, version), CHANGED)
         fs, path = filesystem(address)
         return cast(bytes, fs.cat_file(path, start=start, end=start + size))
     with closing(_response(address, start, start + size)) as response:
+        check_same(version, _version_in(response.headers), CHANGED)
         return _content(response, size)
+
+
+@lru_cache(maxsize=4096)
+def _version_now(address: str, _listed: str) -> str | None:
+    """An object's version, for which each process asks once; and again where it was listed anew."""
+    return version(address)
+
+
+def _version_in(told: Mapping[str, Any]) -> str | None:
+    """The version in what is told of an object. ETags have quotation marks in some answers and not in others."""
+    return next((str(told[name]).strip('"') for name in _TELLING if told.get(name)), None)
 
 
 def _response(address: str, start: int = 0, end: int | None = None) -> Any:
@@ -189,6 +242,7 @@ class _Stream(io.RawIOBase):
         self._address = address
         self._at = 0
         self._file: Any = None
+        self.version: str | None = None
         tried(address, self._open)
 
     def readable(self) -> bool:
@@ -208,10 +262,14 @@ class _Stream(io.RawIOBase):
     def _open(self) -> None:
         if is_web(self._address):
             self._file = _response(self._address, self._at)
-            return
-        fs, path = filesystem(self._address)
-        self._file = fs.open(path, "rb")
-        self._file.seek(self._at)
+            now = _version_in(self._file.headers)
+        else:
+            fs, path = filesystem(self._address)
+            self._file = fs.open(path, "rb")
+            self._file.seek(self._at)
+            now = _version_in(getattr(self._file, "details", None) or {})
+        check_same(self.version, now, CHANGED)
+        self.version = now
 
     def _next(self, size: int) -> bytes:
         try:
@@ -259,6 +317,8 @@ def told(exc: Exception) -> OSError:
         return TimeoutError("no answer in time")
     if status:
         return OSError(f"the server answers with an error{http}")
+    if _WHOLE_ONLY.search(str(exc)):
+        return OSError("the web server sends this file only as a whole; download it first")
     if _BROKEN.search(type(exc).__name__) and not isinstance(exc, OSError):
         return ConnectionError("the server cannot be reached, or breaks off")
     return OSError(_line(exc))

@@ -29,6 +29,11 @@ TABLE_SUFFIXES = frozenset({".parquet", ".pq", ".arrow", ".feather", ".ipc"})
 """Tables with a column of images, or of their paths."""
 TAR_SUFFIXES = frozenset({".tar"})
 """Archives of images, such as the shards of a WebDataset; compressed ones cannot be read from the middle."""
+COMPRESSED = (
+    *(".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst", ".tar.lz4", ".tar.z"),
+    *(".zip", ".7z", ".rar"),
+)
+"""What archives are called that must be unpacked first."""
 CONTAINER_SUFFIXES = TABLE_SUFFIXES | TAR_SUFFIXES
 
 _SYSTEM_FOLDERS = frozenset({"@eaDir"})  # thumbnails that a Synology NAS keeps beside the photographs
@@ -118,9 +123,16 @@ class Selection:
 
 def suffix_of(path: str) -> str:
     """A path's suffix in lower case; of an address without what follows ``?``."""
-    if "://" in path:
-        path = path.partition("?")[0]
-    return os.path.splitext(path)[1].lower()
+    return os.path.splitext(_bare(path))[1].lower()
+
+
+def is_compressed(path: str) -> bool:
+    """Whether a path's name is that of an archive that must be unpacked first."""
+    return _bare(path).lower().endswith(COMPRESSED)
+
+
+def _bare(path: str) -> str:
+    return path.partition("?")[0] if "://" in path else path
 
 
 def images_first(files: Iterable[Found]) -> Iterator[Found]:

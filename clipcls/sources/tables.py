@@ -12,14 +12,15 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache, partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from clipcls.errors import ClipclsError, UsageError
 from clipcls.records import FileStamp, ImageRef
+from clipcls.sources import remote
 from clipcls.sources.opening import file_ref, open_file, refused, stamp_of
 from clipcls.sources.remote import filesystem, is_address, told, tried
 from clipcls.sources.selection import Selection, suffix_of
@@ -41,6 +42,10 @@ _HELD = 32 << 20
 """Bytes of images that are held, for threads that do not ask in turn."""
 _GROUPS = 2
 """Row groups from which images are being read; of each at least a page is in memory, which many writers make large."""
+
+_AS_NAME = "surrogateescape"
+"""How bytes that are not UTF-8 are kept in a file's name."""
+_CHANGED = "the table has changed since the run began; --overwrite starts over"
 
 
 class Kind(Enum):
@@ -144,11 +149,19 @@ def _kind_of(held: Any) -> Kind | None:
     if types.is_dictionary(held):
         return _kind_of(held.value_type)
     if types.is_struct(held):
-        return Kind.STRUCT if {"bytes", "path"} <= {field.name for field in held} else None
+        return Kind.STRUCT if _has(held, "bytes", Kind.BYTES) and _has(held, "path", Kind.PATH) else None
     if types.is_binary(held) or types.is_large_binary(held) or types.is_binary_view(held):
         return Kind.BYTES
     text = types.is_string(held) or types.is_large_string(held) or types.is_string_view(held)
     return Kind.PATH if text else None
+
+
+def _has(struct: Any, name: str, kind: Kind) -> bool:
+    """Whether a struct has a field of a kind, or one in which nothing ever is."""
+    from pyarrow import types
+
+    at = struct.get_field_index(name)
+    return at >= 0 and (types.is_null(struct[at].type) or _kind_of(struct[at].type) is kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +193,20 @@ def beside(path: str, value: str) -> str:
     if is_address(value):
         return value
     if is_address(path) and not os.path.isabs(value):
-        return f"{path.rpartition('/')[0]}/{value}"
+        return _below(path.rpartition("/")[0], value)
     return os.path.join(os.path.dirname(path), value)
+
+
+def _below(folder: str, value: str) -> str:
+    """An address from a folder's on; ``..``, which in a bucket is a name like others, leads up, but not out of it."""
+    scheme, _, place = folder.partition("://")
+    bucket, *parts = place.split("/")
+    for part in value.split("/"):
+        if part == "..":
+            parts = parts[:-1]
+        elif part != ".":
+            parts.append(part)
+    return f"{scheme}://{'/'.join([bucket, *parts])}"
 
 
 def _rows(table: _Table, group: int, column: Column) -> Iterator[tuple[str | None, dict[str, Any]]]:
@@ -190,13 +215,39 @@ def _rows(table: _Table, group: int, column: Column) -> Iterator[tuple[str | Non
     inner = column.name + "_path" if column.kind is Kind.STRUCT else None
     wanted = others if column.kind is Kind.BYTES else [*others, column.name]
     for batch in table.batches(group, wanted, _ROWS, paths_of=column.name if inner else None):
-        rows = batch.select(others).to_pylist() if others else [{} for _ in range(batch.num_rows)]
+        columns = [_values(batch.column(name)) for name in others]
+        rows = [dict(zip(others, cells, strict=True)) for cells in zip(*columns, strict=True)]
         paths: Sequence[str | None] = [None] * batch.num_rows
-        if column.kind is not Kind.BYTES:
-            cells = batch.column(column.name)
-            paths = (cells.field("path") if inner else cells).to_pylist()
-        for path, row in zip(paths, rows, strict=True):
+        if column.kind is Kind.PATH:
+            paths = _values(batch.column(column.name), _AS_NAME)
+        elif inner:
+            paths = _values(batch.column(column.name).field("path"))
+        for path, row in zip(paths, rows or [{}] * batch.num_rows, strict=True):
             yield path, {inner: path} | row if inner and path else row
+
+
+def _values(cells: Any, errors: str = "replace") -> list[Any]:
+    """A column's values; one that Python cannot hold costs no more than itself."""
+    try:
+        return cast(list[Any], cells.to_pylist())
+    except Exception:  # pyarrow's, pandas's or Python's own
+        return [_value(cell, errors) for cell in cells]
+
+
+def _value(cell: Any, errors: str) -> Any:
+    """A cell's value; such as Python cannot hold, a time in the year 40000 or bad UTF-8, as a text, or as None.
+
+    Args:
+        cell: pyarrow's.
+        errors: what becomes of bytes that are not UTF-8, as for ``bytes.decode``.
+    """
+    import pyarrow
+
+    with suppress(Exception):
+        return cell.as_py()
+    with suppress(Exception):
+        return cell.cast(pyarrow.string()).cast(pyarrow.binary()).as_py().decode("utf-8", errors)
+    return None
 
 
 def _plain(held: Any) -> bool:
@@ -283,10 +334,7 @@ class _ArrowStream(_Table):
 
 def _version(full: str) -> FileStamp | str | None:
     """What is different once a table has changed."""
-    if not is_address(full):
-        return stamp_of(full)
-    fs, path = filesystem(full)
-    return str(tried(full, lambda: fs.ukey(path)))
+    return remote.version(full) if is_address(full) else stamp_of(full)
 
 
 def _opened(full: str) -> _Table:
@@ -313,28 +361,28 @@ def _open_cell(full: str, version: FileStamp | str | None, group: int, row: int,
 
     Args:
         full: the table's path or address.
-        version: of the table, which another run may find changed.
+        version: of the table when the run began, which must still be the same.
         group: the cell's group of rows.
         row: its place in the group.
         column: its column.
     """
     with _told():
         cells = _cells(full, version, group, column.name)
-        value = tried(full, partial(cells.cell, row))
-    if isinstance(value, dict):
-        if value["bytes"] is None and value["path"]:
-            return file_ref(beside(full, value["path"]), os.path.dirname(full)).open()
-        value = value["bytes"]
-    if value is None:
+        cell = tried(full, partial(cells.cell, row))
+        data = (cell["bytes"] if column.kind is Kind.STRUCT else cell).as_py()
+        path = _value(cell["path"], _AS_NAME) if data is None and column.kind is Kind.STRUCT else None
+    if path:
+        return file_ref(beside(full, path), os.path.dirname(full)).open()
+    if data is None:
         raise OSError("the table holds no image in this row")
-    return io.BytesIO(value)
+    return io.BytesIO(data)
 
 
 class _Cells:
     """One group's images, read forwards for all threads that ask; the last few are held for those that come late."""
 
-    def __init__(self, full: str, group: int, column: str) -> None:
-        self._full, self._group, self._column = full, group, column
+    def __init__(self, full: str, version: FileStamp | str | None, group: int, column: str) -> None:
+        self._full, self._version, self._group, self._column = full, version, group, column
         self._lock = threading.Lock()
         self._begin()
 
@@ -345,7 +393,7 @@ class _Cells:
             while row >= self._next:
                 self._advance()
             first, cells = next(held for held in reversed(self._held) if held[0] <= row)
-        return cells[row - first].as_py()
+        return cells[row - first]
 
     def _begin(self) -> None:
         self._batches: Iterator[Any] | None = None
@@ -357,13 +405,13 @@ class _Cells:
     def _advance(self) -> None:
         try:
             if self._batches is None:
-                self._batches = _opened(self._full).batches(self._group, [self._column], _CELLS)
+                self._batches = self._opened().batches(self._group, [self._column], _CELLS)
             batch = next(self._batches, None)
         except Exception:
             self._begin()
             raise
         if batch is None:
-            raise OSError("the table has changed; run this again")
+            raise OSError(_CHANGED)
         cells = batch.column(self._column)
         self._held.append((self._next, cells))
         self._next += batch.num_rows
@@ -371,10 +419,15 @@ class _Cells:
         while self._size > _HELD and len(self._held) > 1:
             self._size -= self._held.popleft()[1].nbytes
 
+    def _opened(self) -> _Table:
+        table = _opened(self._full)
+        remote.check_same(self._version, _version(self._full), _CHANGED)
+        return table
+
 
 @lru_cache(maxsize=_GROUPS)
 def _cells(full: str, version: FileStamp | str | None, group: int, column: str) -> _Cells:
-    return _Cells(full, group, column)
+    return _Cells(full, version, group, column)
 
 
 @contextmanager

@@ -5,14 +5,15 @@ it by members that share its key.
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from clipcls.records import FileStamp, ImageRef
 from clipcls.sources.opening import open_file, open_part, passed, refused, stamp_of
-from clipcls.sources.remote import is_address
+from clipcls.sources.remote import is_address, version_of
 from clipcls.sources.selection import Selection
 
 if TYPE_CHECKING:
@@ -40,20 +41,23 @@ def images(path: str, base: str, selection: Selection) -> Iterator[ImageRef]:
     """
     full = path if is_address(path) else os.path.join(base, path)
     whole = stamp_of(full)
-    for members, told in _samples(full, selection):
-        for member in members:
-            name = f"{path}/{_name(member)}"
-            if not member.isreg() or member.issparse():
-                yield refused(name, base, "only a link in the archive, or a file with holes; unpack it first", told)
-                continue
-            stamp = whole and FileStamp(f"{whole.path}#{member.offset_data}", member.size, whole.mtime_ns)
-            yield ImageRef(name, base, stamp, partial(open_part, full, member.offset_data, member.size), told)
+    with closing(open_file(full)) as file:
+        version = version_of(file)
+        for members, told in _samples(file, full, selection):
+            for member in members:
+                name = f"{path}/{_name(member)}"
+                if not member.isreg() or member.issparse():
+                    yield refused(name, base, "only a link in the archive, or a file with holes; unpack it first", told)
+                    continue
+                stamp = whole and FileStamp(f"{whole.path}#{member.offset_data}", member.size, whole.mtime_ns)
+                opening = partial(open_part, full, member.offset_data, member.size, version)
+                yield ImageRef(name, base, stamp, opening, told)
 
 
-def _samples(full: str, selection: Selection) -> Iterator[tuple[list[TarInfo], dict[str, Any]]]:
+def _samples(file: BinaryIO, full: str, selection: Selection) -> Iterator[tuple[list[TarInfo], dict[str, Any]]]:
     """Images that follow each other under one key, and what is told of them; where none are, nothing."""
     try:
-        with closing(open_file(full)) as file, _opened(file, streamed=is_address(full)) as archive:
+        with _opened(file, streamed=is_address(full)) as archive:
             yield from _grouped(archive, selection, full)
     except OSError:
         raise
@@ -69,7 +73,7 @@ def _grouped(archive: TarFile, selection: Selection, full: str) -> Iterator[tupl
         while member := archive.next():
             archive.members.clear()  # type: ignore[attr-defined]  # else it remembers them all
             name = _name(member)
-            if member.isdir() or any(part.startswith(".") for part in name.split("/")):
+            if member.isdir() or any(part.startswith(".") and part != ".." for part in name.split("/")):
                 continue
             stem, kind = _split(name)
             if stem != key:
@@ -120,7 +124,7 @@ def _content(archive: TarFile, member: TarInfo) -> bytes | None:
 
 
 def _name(member: TarInfo) -> str:
-    return member.name.removeprefix("./")
+    return posixpath.normpath(member.name)
 
 
 def _split(name: str) -> tuple[str, str]:
