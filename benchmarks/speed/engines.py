@@ -102,7 +102,9 @@ def ray(plan: Any, classifier: Any, scored: Any, parts: Any, job: dict[str, Any]
             busy[stage] += getattr(finished, stage)
 
     engine._WAVE = job.get("wave") or engine._WAVE
-    engine.run(Job(plan, parts, model, Limits(), scored), engine.Pool(actors=job.get("actors")), seen)
+    pool = engine.Pool(actors=job.get("actors"))
+    with engine.connected(pool):
+        engine.run(Job(plan, parts, model, Limits(), scored), pool, seen)
     return {"busy": busy, "between": last - first}
 
 
