@@ -346,6 +346,21 @@ def test_no_cluster_at_an_address_is_one_line(address: str, monkeypatch: pytest.
         pass
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has another library of C")
+def test_a_worker_ends_without_what_its_library_does_last() -> None:
+    code = """
+import atexit, ctypes, sys, time
+from clipcls.engines.ray import _end_at_once
+last = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: time.sleep(60))
+ctypes.CDLL(None).__cxa_atexit(last, None, None)
+atexit.register(print, "what Python does last")
+_end_at_once()
+sys.exit(3)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "what Python does last\n", "")
+
+
 def test_how_many_encoders_there_are() -> None:
     sizes = engine._sizes
     assert sizes(Pool(), {"CPU": 8.0}, 2) == (2, 0.0)

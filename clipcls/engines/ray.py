@@ -12,6 +12,7 @@ one that crashes that becomes a failure.
 from __future__ import annotations
 
 import copy
+import ctypes
 import logging
 import os
 import pickle
@@ -22,7 +23,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from clipcls.cores import cores
@@ -164,6 +165,7 @@ def _decode(shared: Any, prepared: Any, todo: Any, batch: dict[str, np.ndarray])
 
     # A second attempt means that the first one's process is gone, perhaps by a picture.
     isolated = _attempt() > 0
+    _end_at_once()
     job = _joined(ray.get(shared))
     for at in batch["id"]:
         yield _packed(decoded(job, ray.get(prepared), ray.get(todo)[at], isolated=isolated))
@@ -192,6 +194,7 @@ class _Encoder:
     def __init__(self, shared: Any) -> None:
         import ray
 
+        _end_at_once()
         _use_cores()
         self._encoding = Encoding(_joined(ray.get(shared)))
 
@@ -201,6 +204,15 @@ class _Encoder:
         _attempt()
         finished = [pickle.dumps(self._encoding(_unpacked(block, row))) for row in range(len(block))]
         return pa.table({"finished": pa.array(finished, pa.binary())})
+
+
+@cache
+def _end_at_once() -> None:
+    """Have this process end without what Ray's library does last, which may wait for ever (seen of Ray 2.60) and with
+    it the memory of a graphics card be lost."""
+    with suppress(AttributeError, TypeError):  # where C's library is another one
+        c = ctypes.CDLL(None)
+        c.__cxa_atexit(c._exit, None, None)  # what is registered last comes first; None is exit code 0
 
 
 def _use_cores() -> None:
