@@ -139,7 +139,7 @@ def test_both_engines_read_what_is_far_away_or_in_a_file(here: Path, fake: Fake,
     pictures[3] = b"poison"
     table = {"image": pictures, "caption": [f"number {at}" for at in range(len(pictures))]}
     pyarrow.parquet.write_table(pyarrow.table(table), "table.parquet", row_group_size=5)
-    client: Any = boto3.client("s3")
+    client: Any = boto3.Session().client("s3")  # the default one keeps the first user it meets
     client.create_bucket(Bucket="pictures")
     with closing(Web()) as web:
         for at, content in enumerate(pictures):

@@ -60,7 +60,7 @@ def s3(person: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[A
     for name, value in person.items():
         monkeypatch.setenv(name, value)
     S3FileSystem.clear_instance_cache()
-    client: Any = boto3.client("s3")
+    client: Any = boto3.Session().client("s3")  # the default one keeps the first user it meets
     client.create_bucket(Bucket="pictures")
     yield client
     for page in client.get_paginator("list_objects_v2").paginate(Bucket="pictures"):
