@@ -20,6 +20,7 @@ from clipcls.evaluation import calibration_error, ranked
 from clipcls.heads import ZeroShotClassifier
 from clipcls.labelled import LabelledImages
 from clipcls.records import Activation, EncoderInfo
+from clipcls.sinks.cells import printable
 from clipcls.textfile import FileFault, fits, parse_structured, read_text, write_new_text
 
 logger = logging.getLogger("clipcls")
@@ -65,7 +66,8 @@ class Calibration:
             UsageError: naming what differs.
         """
         if info.fingerprint != self.fingerprint:
-            raise UsageError(f"{path} is for the model {self.model} and not for {info.spec} ({_ADVICE})")
+            model = printable(self.model)
+            raise UsageError(f"{path} is for the model {model} and not for {info.spec} ({_ADVICE})")
         if tuple(sorted(labels)) != self.labels:
             other = min(set(labels) ^ set(self.labels), default="how often one comes")
             raise UsageError(f"{path} is for other labels (they differ in {other}; {_ADVICE})")

