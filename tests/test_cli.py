@@ -399,3 +399,11 @@ def test_version_and_help(clipcls: Terminal) -> None:
 
     assert clipcls("--version") == f"clipcls {__version__}\n"
     assert "classify" in clipcls("--help") and "--labels" in clipcls("classify", "--help")
+
+
+def test_what_was_set_aside_is_told(own_folders: Path, clipcls: Terminal) -> None:
+    aside = own_folders / "cache" / "embeddings.sqlite3.damaged-20200101-000000"
+    aside.parent.mkdir()
+    aside.touch()
+    said = clipcls("cache", "info")
+    assert f"set aside because it was damaged or newer: {aside} (clipcls cache clear deletes it)" in said
