@@ -277,9 +277,8 @@ def _cluster(address: str | None) -> Iterator[None]:
         ) from exc
     try:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(
-                signal.SIGTERM, at_end
-            )  # Ray has one of its own, which ends the process with lines of its own
+            # Ray has set one of its own, which ends the process with lines of its own.
+            signal.signal(signal.SIGTERM, at_end)
         yield
     finally:
         ray.shutdown()
