@@ -107,6 +107,27 @@ def test_every_kind_of_tower_answers_as_through_torch(name: str, models: dict[st
     np.testing.assert_allclose(*images, atol=2e-3 if name.startswith("hf_") else 2e-6, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "block", "all_tokens"),
+    [
+        ("clip", "visual.transformer.resblocks", False),
+        ("siglip", "visual.transformer.resblocks", True),  # it takes the mean of all
+        ("hf_chinese_clip", "vision_model.encoder.layers", False),
+        ("hf_siglip", "vision_model.encoder.layers", True),
+    ],
+)
+def test_only_what_is_looked_at_is_computed(name: str, block: str, all_tokens: bool, models: dict[str, str]) -> None:
+    encoder = through_torch(models[name])
+    made = towers.of_transformers(encoder) if name.startswith("hf_") else towers.of_open_clip(encoder)
+    seen: list[int] = []
+    for each in encoder._model.get_submodule(block):
+        each.mlp.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[1]))
+    with torch.no_grad():
+        made.image(torch.zeros(1, 3, *made.pictures.size))
+    assert len(seen) > 1 and min(seen[:-1]) == max(seen) > 1
+    assert seen[-1] == (seen[0] if all_tokens else 1)
+
+
 @pytest.mark.parametrize("name", ["clip", "siglip", "hf", "nllb", "hf_chinese_clip"])
 def test_company_changes_no_vector(name: str, models: dict[str, str], home: Path) -> None:
     encoder = load_encoder(models[name], traced=home)[0]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -288,10 +287,25 @@ def _attention(
         biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         weights = self.in_proj_weight.chunk(3)
         parts = tuple(F.linear(*each) for each in zip((query, key, value), weights, biases, strict=True))
-    heads = (each.reshape(each.shape[0], -1, self.num_heads, self.head_dim).transpose(1, 2) for each in parts)
-    queries, keys, values = heads
-    scores = (queries * (1 / math.sqrt(self.head_dim))) @ keys.transpose(-1, -2)
-    if attn_mask is not None:
-        scores = scores.masked_fill(attn_mask, -np.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
-    mixed = (scores.softmax(-1) @ values).transpose(1, 2)
-    return self.out_proj(mixed.reshape(mixed.shape[0], -1, self.embed_dim)), None
+    return self.out_proj(attended(parts, self.num_heads, attn_mask)), None
+
+
+def attended(parts: Sequence[torch.Tensor], heads: int, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """Scaled dot-product attention of several heads (Vaswani et al., "Attention Is All You Need", 2017, section 3.2).
+
+    Args:
+        parts: queries, keys and values: [n, tokens, D].
+        heads: how many share D.
+        mask: what must not be looked at, as bool, or what is added to the scores.
+
+    Returns:
+        [n, queries, D].
+    """
+    width = int(parts[-1].shape[-1])  # a number and not part of the graph
+    split = (each.reshape(each.shape[0], -1, heads, width // heads).transpose(1, 2) for each in parts)
+    queries, keys, values = split
+    scores = (queries * (width // heads) ** -0.5) @ keys.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(mask, -np.inf) if mask.dtype == torch.bool else scores + mask
+    mixed: torch.Tensor = (scores.softmax(-1) @ values).transpose(1, 2)
+    return mixed.reshape(mixed.shape[0], -1, width)

@@ -13,7 +13,7 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, processors
 
-from clipcls.encoders import openclip, texttower
+from clipcls.encoders import classtoken, openclip, texttower
 from clipcls.encoders.hfmodel import HFEncoder
 from clipcls.encoders.openclip import OpenClipEncoder
 from clipcls.encoders.traced import Cleaning, PictureFacts, TextFacts
@@ -39,7 +39,7 @@ class Towers:
 
 
 def of_open_clip(encoder: OpenClipEncoder) -> Towers:
-    """The towers of an open_clip model.
+    """The towers of an open_clip model, which is changed by it.
 
     Raises:
         ModelError: it has something that is not traced.
@@ -49,6 +49,7 @@ def of_open_clip(encoder: OpenClipEncoder) -> Towers:
     masked = isinstance(getattr(model, "text", None), HFTextEncoder)
     if masked:
         model.text.transformer.set_attn_implementation("eager")
+    classtoken.of_open_clip(model)
     tokenizer, facts = _open_clip_texts(encoder, full=not encoder._texts.cuts)
     return Towers(
         _OpenClip(model, "encode_image"),
@@ -61,12 +62,13 @@ def of_open_clip(encoder: OpenClipEncoder) -> Towers:
 
 
 def of_transformers(encoder: HFEncoder) -> Towers:
-    """The towers of a transformers model.
+    """The towers of a transformers model, which is changed by it.
 
     Raises:
         ModelError: it has something that is not traced.
     """
     encoder._model.set_attn_implementation("eager")
+    classtoken.of_transformers(encoder._model, encoder._type)
     inputs = encoder._tokens(["a"])
     masked = "attention_mask" in inputs
     facts = TextFacts(
