@@ -82,19 +82,18 @@ class Answer:
                 ranked=tuple(made[at] for at in shown[row][: self._top_k]),
                 all_scores=tuple(made[at] for at in range(answerable)) if self._all_scores else None,
                 cached=image.cached,
-                sure=self._sure(ranking[row], probabilities) if in_front[row] else (),
+                sure=self._sure(made[shown[row][0]], ranking[row], probabilities) if in_front[row] else (),
                 group=self._group(ranking[row], probabilities) if self._groups else None,
             )
 
-    def _sure(self, ranking: npt.NDArray[np.intp], probabilities: Float64) -> tuple[str, ...]:
+    def _sure(self, best: Score, ranking: npt.NDArray[np.intp], probabilities: Float64) -> tuple[str, ...]:
         """The labels of one image, with no background before them, that are sure enough to be its answer."""
         if self._multi_label:
             return tuple(self._labels[at].column for at in ranking if probabilities[at] >= self._threshold)
-        best = ranking[0]
-        sure = probabilities[best] >= self._threshold
+        sure = best.probability >= self._threshold
         if self._margin:
-            sure = sure and probabilities[best] - np.delete(probabilities, best).max(initial=0.0) >= self._margin
-        return (self._labels[best].column,) if sure else ()
+            sure = sure and best.probability - np.delete(probabilities, ranking[0]).max(initial=0.0) >= self._margin
+        return (best.label,) if sure else ()
 
     def _group(self, ranking: npt.NDArray[np.intp], probabilities: Float64) -> GroupScore:
         """The best group; among equals the one whose best label comes first."""

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -274,4 +273,6 @@ def _write(folder: Path, table: dict[str, Any]) -> None:
 
 @cache
 def _libraries() -> Sequence[str]:
+    from importlib.metadata import version
+
     return [version(name) for name in _LIBRARIES]

@@ -13,6 +13,7 @@ _TRIGGERS = "[=+\\-@\t\r＝＋－＠]"  # Excel takes the full-width ones for th
 # Besides at a cell's start: where the system's list separator is no comma, Excel takes a cell apart, quoted or not.
 _START = '(?<![^;"\t\r\n])'
 _RUN_BY_EXCEL = re.compile(f"{_START}(?='*{_TRIGGERS})")
+_QUOTED = re.compile('["\r\n]')
 _TO_QUOTE = re.compile('[,"\r\n]')
 _PROTECTED = re.compile(f"{_START}'(?='*{_TRIGGERS})")
 
@@ -48,7 +49,11 @@ def unprotect_cell(cell: str) -> str:
 def csv_row(cells: Iterable[str]) -> str:
     """One row of CSV with its line break; the cells are to be well-formed."""
     # Not csv.writer: before Python 3.13 it leaves a lone carriage return unquoted, and no reader gets it back.
-    return ",".join('"' + cell.replace('"', '""') + '"' if _TO_QUOTE.search(cell) else cell for cell in cells) + "\n"
+    listed = list(cells)
+    row = ",".join(listed)
+    if row.count(",") >= len(listed) or _QUOTED.search(row):
+        row = ",".join('"' + cell.replace('"', '""') + '"' if _TO_QUOTE.search(cell) else cell for cell in listed)
+    return row + "\n"
 
 
 def rounded(number: float) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -121,6 +122,7 @@ class Selection:
         return not self._include or _matches(path, self._include)
 
 
+@lru_cache(4)  # one file is asked after several times, by its path and by the part of it below a folder
 def suffix_of(path: str) -> str:
     """A path's suffix in lower case; of an address without what follows ``?``."""
     return os.path.splitext(_bare(path))[1].lower()
