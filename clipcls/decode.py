@@ -10,6 +10,7 @@ import importlib
 import io
 import itertools
 import logging
+import math
 import os
 import re
 import threading
@@ -45,6 +46,13 @@ RAW_SUFFIXES = frozenset(
 )
 CAMERA_EXTRA = "clipcls[camera]"
 """The extra whose packages read HEIC and camera RAW files."""
+
+LEAST_DRAFT = 2.75
+"""How many times the size that a model sees a JPEG has when it is decoded at a fraction of its own size.
+
+It changes no more answers than saving the picture once more as JPEG of quality 92 does (``benchmarks/draft.py``), and
+twelve megapixels are still decoded at a quarter for models of up to 272 pixels.
+"""
 
 _VERSION = 2
 """Raise it when a picture that failed could now be read, or the other way round."""
@@ -105,7 +113,7 @@ def decode(
     Args:
         data: the whole file, or a stream of it.
         min_side: pixels the shorter side should have later; a JPEG is then decoded at a fraction of its size, but
-            at no less than twice this.
+            at no less than LEAST_DRAFT times this.
         name: the file's name; only its suffix is looked at, to know a camera RAW file.
         max_pixels: refuse a picture of more; formats that take much memory count twice.
         claim: called with the pixels as they count, before the picture is decoded; may wait until there is room.
@@ -224,7 +232,8 @@ def _open_jpeg(data: bytes, min_side: int | None, admit: Admit) -> Image:
     image.decodermaxblock = len(data)  # all at once: in Pillow's pieces of 64 kB it takes 3% longer
     width, height = image.size
     coefficients = _coefficients(image, data)
-    drafted = image.draft(None, (2 * min_side, 2 * min_side)) if min_side else None
+    least = math.ceil(LEAST_DRAFT * min_side) if min_side else 0
+    drafted = image.draft(None, (least, least)) if least else None
     admit(width, height, image.width * image.height + coefficients)
     image.load()
     return _shaped(image, *drafted[1][2:], min_side) if min_side and drafted else image

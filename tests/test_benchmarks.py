@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -91,3 +92,21 @@ def test_a_quick_section_runs_to_a_table_and_json(tmp_path: Path) -> None:
     assert done.returncode == int(any(row["met"] is False for row in rows))  # a slow machine may miss a bar
     assert [row["what"] for row in rows] == ["clipcls --help", "clipcls classify --help"]
     assert all(row["what"] in done.stdout for row in rows)
+
+
+def test_what_decoding_small_costs_is_counted(parts: Any) -> None:
+    import draft
+
+    exact = np.eye(4, dtype=np.float32)[[0, 1, 2, 3]]
+    moved = exact.copy()
+    moved[3] = exact[2]  # one of four has another answer
+    heads = {"English": np.repeat(np.eye(4, dtype=np.float32), 250, axis=0) * np.linspace(1, 0.5, 1000)[:, None]}
+    vectors = {draft.WHOLE: exact, draft.small(draft.OURS): moved}
+    rows = {row.what: row for row in draft.compared(vectors, heads)}
+    assert rows["  same answer, 1,000 labels, English"].value == 75
+    assert rows["  same answer, 1,000 labels, English"].met is False
+    near = {draft.WHOLE: exact, draft.small(draft.OURS): exact}
+    assert all(row.met for row in draft.compared(near, heads))
+    photograph = draft.camera(Image.open(ROOT / "tests/images/chelsea.jpg"), 2.0, np.random.default_rng(0))
+    with Image.open(io.BytesIO(photograph)) as image:
+        assert image.width * image.height == pytest.approx(2e6, rel=0.01)

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image, ImageChops, ImageDraw, ImageFile, ImageOps
 
 from clipcls import decode as module
-from clipcls.decode import FORMATS, decode, decode_version
+from clipcls.decode import FORMATS, LEAST_DRAFT, decode, decode_version
 from clipcls.errors import DecodeError
 from clipcls.sources import SUFFIXES
 
@@ -209,12 +209,13 @@ def test_a_picture_decoded_small_keeps_the_shape_that_a_model_sees(orientation: 
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     other = 0
-    for width in range(2 * 2 * SIDE, 3 * 2 * SIDE):
-        data = saved(Image.new("RGB", (width, 131), "teal"), "JPEG", exif=exif)
+    least = LEAST_DRAFT * SIDE
+    for width in range(int(2 * least), int(2 * least) + 64):
+        data = saved(Image.new("RGB", (width, int(2 * least) + 3), "teal"), "JPEG", exif=exif)
         whole, small = decode(data), decode(data, min_side=SIDE)
-        assert min(whole.size) > min(small.size) >= 2 * SIDE
+        assert min(whole.size) > min(small.size) >= least
         other += seen(whole) != seen(small)
-    assert other <= 1, "of 64 widths; if the sides are only rounded up, 13"
+    assert other <= 1, "of 64 widths; if the sides are only rounded up, 8"
 
 
 # Colour
@@ -390,7 +391,7 @@ def test_the_limit_is_on_pixels_and_twice_on_formats_that_take_much_memory(kind:
 def test_a_jpeg_costs_what_it_takes_to_decode_it_small(options: dict[str, object], cost: float) -> None:
     data = saved(Image.new("RGB", (1600, 1200)), "JPEG", **options)
     claimed: list[int] = []
-    decode(data, min_side=75, claim=claimed.append)
+    decode(data, min_side=54, claim=claimed.append)
     assert claimed == [200 * 150 + 1600 * 1200 * cost]
 
 
@@ -400,7 +401,7 @@ def test_a_jpeg_with_a_scan_for_each_colour_costs_its_coefficients() -> None:
     claimed: list[int] = []
     with suppress(DecodeError):  # its other scans are missing
         one = data[: scan + 2] + b"\0\x08\x01\x01\x00\0\x3f\0" + data[scan + 14 :]
-        decode(one, min_side=75, claim=claimed.append)
+        decode(one, min_side=54, claim=claimed.append)
     assert claimed == [200 * 150 + 1600 * 1200 // 2]
 
 

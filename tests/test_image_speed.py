@@ -13,7 +13,7 @@ import pytest
 from conftest import IMAGES, ROOT
 from PIL import Image
 
-from clipcls.decode import decode
+from clipcls.decode import LEAST_DRAFT, decode
 from clipcls.encoders import load_encoder
 
 PHOTOS = [IMAGES / f"{name}.jpg" for name in ("astronaut", "chelsea", "coffee", "rocket")]
@@ -38,9 +38,9 @@ def test_photographs_decoded_small_mean_what_they_mean_whole() -> None:
     starter, _ = load_encoder("starter", device="cpu")
     whole, small = [], []
     for place in range(12):
-        data = camera((1060, 1337)[place % 2], place)
+        data = camera((1450, 1871)[place % 2], place)
         large, drafted = decode(data), decode(data, min_side=starter.image_size)
-        assert 2 * starter.image_size <= min(drafted.size) <= min(large.size) / 2 + 1
+        assert LEAST_DRAFT * starter.image_size <= min(drafted.size) <= min(large.size) / 2 + 1
         whole.append(starter.preprocess(large))
         small.append(starter.preprocess(drafted))
     vectors = [starter.encode_images(each) for each in (whole, small)]
