@@ -141,6 +141,7 @@ def unpack_deb(deb: Path, into: Path) -> Path:
     if not into.is_dir():
         parts = into.with_suffix(".partial")
         shutil.rmtree(parts, ignore_errors=True)
+        parts.mkdir(parents=True)
         try:
             subprocess.run(["dpkg-deb", "-x", str(deb), str(parts)], check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError) as exc:
