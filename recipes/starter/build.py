@@ -359,7 +359,7 @@ def _head(
     head = image_head.Head()
     steps = [bench.steps(each) for each in (HELD_OUT_STEPS, FINAL_STEPS, PICTURED_STEPS, HEAD_STEPS)]
     depends = {"contrast": CONTRAST, "views": VIEWS, "shown": [len(album.classes) for album in albums]}
-    head.load_state_dict(bench.stages.run(name, make, steps=steps, softness=image_head.SOFTNESS, **depends))
+    head.load_state_dict(bench.stages.run(name, make, steps=steps, choices=image_head.CHOICES, **depends))
     return head.eval()
 
 

@@ -3,7 +3,8 @@
 What carries over to classes without pictures is the image classifier's own opinion of a picture, "somewhat a wolf, a
 little a fox", taken as the mean of those classes' vectors (ConSE: Norouzi et al. 2014); the head imitates it. What
 tells the trained classes apart is CLIP's symmetric contrastive loss over pictures and prompts (Radford et al. 2021,
-section 2.3).
+section 2.3), and what a linear probe of the trunk (there, section 3.2) says of pictures and of what lies between them:
+it knows how alike two classes look, the one right prompt of a picture does not (distillation: Hinton et al. 2015).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from concepts import DIM
 from contrast import symmetric
 from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor, nn
-from torch.nn.functional import gelu, normalize, one_hot
+from torch.nn.functional import cross_entropy, gelu, kl_div, log_softmax, normalize, one_hot
 
 POOLED = 1280
 HIDDEN = 2 * DIM  # what open_clip's "mlp" projection has
@@ -28,6 +29,15 @@ SOFTNESS = 1.5
 """Temperature of the classifier's opinion: the less sure it is, the more it says of what a class is like."""
 EACH = 256
 """Pictures of every album in a batch."""
+_ALIKE = 0.9
+"""Cosine of two classes' prompts from which on neither is the other's negative."""
+_SAME = 0.995
+"""The same within an album, whose pictures tell close classes apart."""
+_PROBE = 0.5
+"""Weight of what an album's probe says."""
+_PROBE_STEPS = 400
+CHOICES = (SOFTNESS, _ALIKE, _SAME, _PROBE, _PROBE_STEPS)
+"""What a head changes with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +121,70 @@ def train(
     opinions = normalize(plain.mean(0), dim=1)
     everything = torch.cat([album.pooled.flatten(0, 1) for album in albums])
     weights = torch.tensor([album.contrast for album in albums]).repeat_interleave(EACH)
-    alike = (near := normalize(prompts.mean(1), dim=1)) @ near.T > 0.9
+    alike = (near := normalize(prompts.mean(1), dim=1)) @ near.T > _ALIKE
+    probes = [_Probe(album) for album in albums[1:]]
+    for probe in probes:
+        alike[probe.classes[:, None], probe.classes] = (own := near[probe.classes]) @ own.T > _SAME
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = _RATE * min(1, (step + 1) / 20) * (0.5 * (1 + math.cos(math.pi * step / steps)) + 0.02)
+            group["lr"] = _RATE * min(1, (step + 1) / 20) * (_cosine(step, steps) + 0.02)
         mixed = _mixture(everything, 384)
         loss = 4 * _distance(head(mixed), classifier.opinion(mixed))
         pooled, pictures, classes = _batch(albums)
         vectors = head(pooled)
         loss = loss + 2 * _distance(vectors[:EACH], opinions[pictures[:EACH]])
         loss = loss + (weights * _contrastive(vectors, prompts, classes, alike)).mean()
+        for probe, shown in zip(probes, pooled.split(EACH)[1:], strict=True):
+            loss = loss + _PROBE * _imitation(head, probe, shown, prompts)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return head.eval()
+
+
+class _Probe:
+    """A linear classifier of one album's pictures, as the trunk sees them."""
+
+    classes: Tensor
+    """int64 [n], rows of the prompts."""
+
+    def __init__(self, album: Album) -> None:
+        self.classes, truth = album.classes.unique(return_inverse=True)
+        everything = album.pooled.flatten(0, 1)
+        self._mean, self._spread = everything.mean(0), everything.std(0) + 1e-3
+        self._linear = nn.Linear(POOLED, len(self.classes))
+        optimizer = torch.optim.AdamW(self._linear.parameters(), lr=2e-3, weight_decay=0)
+        for step in range(_PROBE_STEPS):
+            optimizer.param_groups[0]["lr"] = 2e-3 * _cosine(step, _PROBE_STEPS)
+            drawn = torch.randint(len(truth), (4 * EACH,))
+            pooled = album.pooled[torch.randint(len(album.pooled), drawn.shape), drawn]
+            small = 0.01 * self._linear.weight.square().sum()
+            loss = cross_entropy(self._logits(pooled), truth[drawn]) + small
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    def _logits(self, pooled: Tensor) -> Tensor:
+        return self._linear((pooled - self._mean) / self._spread)
+
+    @torch.no_grad()
+    def probabilities(self, pooled: Tensor) -> Tensor:
+        """float32 [pictures, n]."""
+        return torch.softmax(self._logits(pooled), dim=1)
+
+
+def _imitation(head: Head, probe: _Probe, pooled: Tensor, prompts: Tensor) -> Tensor:
+    """How far the head's answers lie from the probe's, on pictures mixed by two (mixup: Zhang et al. 2018)."""
+    share = torch.rand(len(pooled), 1)
+    mixed = share * pooled + (1 - share) * pooled[torch.randperm(len(pooled))]
+    texts = prompts[probe.classes, torch.randint(prompts.shape[1], probe.classes.shape)]
+    answers = log_softmax(_SCALE * head(mixed) @ texts.T, dim=1)
+    return kl_div(answers, probe.probabilities(mixed), reduction="batchmean")
+
+
+def _cosine(step: int, steps: int) -> float:
+    """A learning rate's way from 1 to 0."""
+    return 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def _distance(vectors: Tensor, towards: Tensor) -> Tensor:
