@@ -238,6 +238,32 @@ def test_the_contrastive_loss_is_clips_and_spares_doubles() -> None:
     assert twice.tolist() == pytest.approx([0, 0])
 
 
+def test_a_probe_tells_an_albums_classes_apart_and_the_head_is_told_by_its_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import image_head
+    import torch
+    from torch.nn.functional import normalize
+
+    monkeypatch.setattr(image_head, "_PROBE_STEPS", 50)
+    torch.manual_seed(0)
+    looks = torch.randn(2, image_head.POOLED)
+    truth = torch.arange(40) % 2
+    pooled = looks[truth] + 0.5 * torch.randn(3, 40, image_head.POOLED)
+    probe = image_head._Probe(image_head.Album(pooled, 5 + 2 * truth, 1.0))
+    assert probe.classes.tolist() == [5, 7]
+    assert probe.probabilities(pooled[0]).argmax(1).tolist() == truth.tolist()
+
+    prompts = normalize(torch.randn(8, 4, image_head.DIM), dim=2)
+
+    def head(mixed: torch.Tensor) -> torch.Tensor:
+        return normalize(probe.probabilities(mixed) @ prompts[probe.classes].mean(1), dim=1)
+
+    swapped = prompts[[0, 1, 2, 3, 4, 7, 6, 5]]
+    told = image_head._imitation(head, probe, pooled[0], prompts)
+    assert 0 <= told < image_head._imitation(head, probe, pooled[0], swapped)  # where the names are the wrong ones
+
+
 # Figures.
 
 
