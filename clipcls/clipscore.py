@@ -78,8 +78,9 @@ class Matrix:
 
     @property
     def right(self) -> int:
-        """How many images fit their own text best."""
-        return sum(own == best for own, best in zip(self.own, self.best, strict=True))
+        """How many images fit their own text best; several may have the same one."""
+        pairs = zip(self.own, self.best, strict=True)
+        return sum(own is not None and self.texts[own] == self.texts[best] for own, best in pairs)
 
 
 def read_pairs(table: Path) -> tuple[list[ImageRef], list[str]]:

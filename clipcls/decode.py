@@ -128,12 +128,17 @@ def decode(
     _mute_pillow()
     _set_up_memory()
 
+    admitted = 0
+
     def admit(width: int, height: int, cost: int) -> None:
+        nonlocal admitted
         if max(width, height) > _EXTREME * min(width, height):
             raise DecodeError(f"too narrow to be looked at: {width} x {height} pixels")
         if cost > max_pixels:
             raise DecodeError(_too_large(width * height * max_pixels // cost))
-        claim(cost)
+        if cost > admitted:  # the same picture once more, turned, needs no more: threads might wait for each other
+            claim(cost - admitted)
+            admitted = cost
 
     raw, heic = os.path.splitext(name)[1].lower() in RAW_SUFFIXES, _is_heic(data)
     try:

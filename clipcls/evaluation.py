@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from clipcls import zeroshot
 from clipcls.answer import Scores
-from clipcls.measures import Interval, Ints, interval
+from clipcls.measures import Interval, Ints, interval, strata
 
 Floats = npt.NDArray[np.float64]
 
@@ -68,8 +68,10 @@ class Bin:
 class Evaluation:
     """The figures of some answers, each 0 to 1 and with its 95% interval.
 
-    The intervals are bootstrap percentiles (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13).
-    The images are drawn with replacement: of all for the shares of images, within each label for the means over labels.
+    The intervals are bootstrap percentiles (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13),
+    that of the calibration error alone the basic one: being a sum of absolute values, it grows with chance, and each
+    draw adds more of that. The images are drawn with replacement: of all for the shares of images, within
+    ``measures.strata`` for the means over labels.
     """
 
     images: int
@@ -123,7 +125,8 @@ def evaluate(answers: Ranked, truth: Ints, labels: tuple[str, ...], seed: int = 
     sums = _Sums(answers, truth, len(labels))
     whole = sums.figures(np.ones(len(truth)))
     everything, by_label = (
-        np.array([sums.figures(weights) for weights in _draws(each, seed)]) for each in (np.zeros_like(truth), truth)
+        np.array([sums.figures(weights) for weights in _draws(each, seed)])
+        for each in (np.zeros_like(truth), strata(truth))
     )
     drawn = np.where(_BY_LABEL, by_label, everything)
     top1, top5, recall, f1, ece = (interval(float(value), drawn[:, at]) for at, value in enumerate(whole))
@@ -135,11 +138,17 @@ def evaluate(answers: Ranked, truth: Ints, labels: tuple[str, ...], seed: int = 
         top5=top5 if len(labels) > _TOP else None,
         recall=recall,
         macro_f1=f1,
-        ece=ece,
+        ece=_basic(ece),
         classes=tuple(sums.classes(labels)),
         confusion=tuple(tuple(map(int, row)) for row in confusion),
         reliability=tuple(sums.bins()),
     )
+
+
+def _basic(found: Interval) -> Interval:
+    """A figure that is 0 or more, with its basic bootstrap interval (Davison and Hinkley 1997, section 5.2)."""
+    value, low, high = found.value, 2 * found.value - found.high, 2 * found.value - found.low
+    return Interval(value, max(0.0, low), max(value, high))
 
 
 def calibration_error(answers: Ranked, truth: Ints) -> float:

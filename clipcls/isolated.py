@@ -77,11 +77,17 @@ class Decoder:
                 self._process = None
 
 
+def python(code: str, *arguments: str) -> list[str]:
+    """The command of a process of Python's that imports what this one imports.
+
+    A bare ``-m`` or ``-c`` would import from the current folder first, whoever filled it.
+    """
+    return [sys.executable, "-P", "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}", *arguments]
+
+
 def _started() -> subprocess.Popen[bytes]:
-    # -P and the path, so that it imports what this process imports, and nothing from the current folder.
-    code = f"import sys; sys.path[:] = {sys.path!r}; from clipcls.isolated import serve; serve({os.getpid()})"
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", code],
+        python(f"from clipcls.isolated import serve; serve({os.getpid()})"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

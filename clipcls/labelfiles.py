@@ -26,6 +26,8 @@ logger = logging.getLogger("clipcls")
 
 FIELDS = tuple(field.name for field in fields(Label))
 _LISTS = ("synonyms", "templates")
+_HEADS = ("label", "labels", "class", "标签", "类别")
+"""What others call a column of names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,12 @@ def _from_csv(text: str, path: Path) -> Iterator[Label]:
                 header = [cell.strip().lower() for cell in row]
                 if "name" in header:
                     continue
+                if header[0] in _HEADS:
+                    logger.warning("%s: %s is taken for a label; a column of labels is called name", path, row[0])
             if "name" in header:
+                if any(cell.strip() for cell in row[len(header) :]):
+                    reason = "more fields than the header names: quote a field that holds a comma"
+                    raise FileFault(path, reason, reader.line_num)
                 yield _from_row(dict(zip(header, row, strict=False)), path, reader.line_num)
             elif any(cell.strip() for cell in row[1:]):
                 raise FileFault(path, f"several columns, and no header with name and any of {', '.join(FIELDS[1:])}", 1)

@@ -28,6 +28,7 @@ from clipcls.isolated import Decoder
 from clipcls.records import ImageRef
 from clipcls.store import Store
 from clipcls.store.absent import NoStore
+from clipcls.video import video_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -259,7 +260,8 @@ class Loaders:
     @contextmanager
     def _held(self, loading: Loading) -> Iterator[None]:
         """Room for a large file, beside which there is no other that large; at the end what was claimed is let go."""
-        size = loading.ref.stat.size if loading.ref.stat else 0
+        # A frame's file is its whole video, of which no more than the frame is decoded.
+        size = loading.ref.stat.size if loading.ref.stat and not video_of(loading.ref.id) else 0
         try:
             if size > _LARGE:
                 with self._state:

@@ -10,6 +10,8 @@ import numpy.typing as npt
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.intp]
 
+_FEW = 5
+"""Images of a class below which they say too little of their own spread."""
 _DRAWS = 4000
 """Of the bootstrap; the ends of a 95% interval are then stable to about a twentieth of its width."""
 
@@ -61,9 +63,9 @@ class Figures:
 def paired_difference(better: Bools, than: Bools, truth: Ints, seed: int = 0) -> Difference:
     """Top-1 and mean per-class recall of one classifier less those of another, with 95% bootstrap intervals.
 
-    Images are drawn with replacement within each class, both classifiers' answers to an image together (paired,
-    stratified, percentile method: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 8 and 13).
-    An image counts -1, 0 or 1, so that drawing a class's images is drawing from a multinomial distribution.
+    Images are drawn with replacement within each of the ``strata``, both classifiers' answers to an image together
+    (paired, stratified, percentile method: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapters 8
+    and 13). An image counts -1, 0 or 1, so that drawing a class's images is drawing from a multinomial distribution.
 
     Args:
         better: bool [n].
@@ -74,19 +76,29 @@ def paired_difference(better: Bools, than: Bools, truth: Ints, seed: int = 0) ->
     rng = np.random.default_rng(seed)
     gain = better.astype(np.int64) - than
     totals, means = np.zeros(_DRAWS), np.zeros(_DRAWS)
-    classes = np.flatnonzero(np.bincount(truth))
-    for each in classes:
-        own = gain[truth == each]
-        shares = np.array([(own == step).mean() for step in (-1, 0, 1)])
+    counts, drawn_among = np.bincount(truth), strata(truth)
+    for stratum in np.unique(drawn_among):
+        inside = drawn_among == stratum
+        own, sizes = gain[inside], counts[truth[inside]]
+        kinds = np.array([(step, size) for size in np.unique(sizes) for step in (-1, 0, 1)])
+        shares = [((own == step) & (sizes == size)).mean() for step, size in kinds]
         drawn = rng.multinomial(len(own), shares, size=_DRAWS)
-        sums = drawn[:, 2] - drawn[:, 0]
-        totals += sums
-        means += sums / len(own)
+        totals += drawn @ kinds[:, 0]
+        means += drawn @ (kinds[:, 0] / kinds[:, 1])
     new, old = Figures.of(better, truth), Figures.of(than, truth)
     return Difference(
         interval(new.top1 - old.top1, totals / len(gain)),
-        interval(new.recall - old.recall, means / len(classes)),
+        interval(new.recall - old.recall, means / np.count_nonzero(counts)),
     )
+
+
+def strata(truth: Ints) -> Ints:
+    """What a bootstrap draws images within: their classes, those of fewer than five images taken together, [n].
+
+    Within a class of one image every draw is that image, so that its figures would look certain.
+    """
+    counts = np.bincount(truth)
+    return np.where(counts[truth] < _FEW, len(counts), truth)
 
 
 def interval(value: float, draws: npt.NDArray[np.float64]) -> Interval:

@@ -20,7 +20,7 @@ class Outlier:
     usual: float
     """The median of that over the label's pictures."""
     nearest: str
-    """The label whose pictures' mean it is closest to."""
+    """The label whose other pictures' mean it is closest to."""
 
 
 def outliers(images: LabelledImages, most: int) -> list[Outlier]:
@@ -38,7 +38,9 @@ def outliers(images: LabelledImages, most: int) -> list[Outlier]:
     few = np.bincount(place)[place] < 3
     order = np.argsort(np.where(few, np.inf, cosines - usual), kind="stable")[: min(most, int((~few).sum()))]
     means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    nearest = there[(vectors[order] @ means.T).argmax(axis=1)]
+    similar = vectors[order] @ means.T
+    similar[np.arange(len(order)), place[order]] = cosines[order]  # without itself
+    nearest = there[similar.argmax(axis=1)]
     return [
         Outlier(
             images.paths[at],

@@ -161,10 +161,7 @@ def save_model(path: Path, model: str) -> None:
         raise UsageError(f"{path} writes its model in an unusual way: change it by hand to {line}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        mode = path.stat().st_mode if path.is_file() else None
         write_whole(path, new.replace("\n", line_end))
-        if mode is not None:
-            path.chmod(mode)
     except (OSError, ValueError) as exc:
         raise OutputError(f"{path} cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
 

@@ -164,9 +164,11 @@ class Plan:
             if not _is_folder(self.run):
                 self._refuse_to_replace()
             whole = replace(self.run, complete=True, finished=timestamp(), images=self.images, failed=failed)
-            write_run(self.output, whole)
+            rows: AbstractContextManager[None] = nullcontext()
             if self.run.format in ("csv", "jsonl"):
-                joined(self.output, self.run.format, self.run.layout, self.shards)
+                rows = joined(self.output, self.run.format, self.run.layout, self.shards)
+            with rows:  # a file that they replace keeps its own run file until then
+                write_run(self.output, whole)
             _remove_plan(self.output)
 
     def _refuse_to_replace(self) -> None:
@@ -254,9 +256,10 @@ def opened(
         place = plan_folder(output) / "lock"
         held = place.open("w")
     with held:
+        with told(output, plan_folder(output)):
+            claim(output, held, place)
         try:
             with told(output, plan_folder(output)):
-                claim(output, held, place)
                 check_parts(output, folder=folder, overwrite=overwrite, resume=resume)  # another run may have ended
                 plan = None if overwrite else Plan.open(output)
                 if plan:
@@ -271,8 +274,9 @@ def opened(
                         _remove_results(output, folder=folder)
                     if folder:
                         _make_folder(output)
-                    for draft in plan_folder(output).glob("draft-*"):
-                        draft.unlink(missing_ok=True)
+                    for path in plan_files(output)[0]:
+                        if path.name.startswith("draft-") or (plan is None and path.name != "lock"):
+                            path.unlink(missing_ok=True)  # a run that was killed left it
                     if plan is None:
                         plan = Plan.make(output, replace(run, overwrite=overwrite), images(), run.shard_size)
                 yield plan
@@ -385,9 +389,11 @@ def _remove_results(output: Path, *, folder: bool) -> None:
 
 def _remove_plan(output: Path) -> None:
     run_path(plan_file(output)).unlink(missing_ok=True)
-    with suppress(OSError):  # what is left does no harm
-        for path in plan_files(output)[0]:
+    # What is left does no harm: the lock stays where the system removes no open file.
+    for path in plan_files(output)[0]:
+        with suppress(OSError):
             path.unlink()
+    with suppress(OSError):
         plan_folder(output).rmdir()
 
 

@@ -21,7 +21,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, Literal, cast, get_args
 
 from clipcls import __version__
@@ -31,12 +31,16 @@ from clipcls.records import Failure, Prediction, Record
 from clipcls.sinks.cells import printable
 from clipcls.sinks.durable import lock, move
 from clipcls.sinks.runinfo import timestamp
+from clipcls.sources.selection import CONTAINER_SUFFIXES, suffix_of
 from clipcls.video import video_of
 
 Mode = Literal["copy", "move", "link", "symlink"]
 
 UNCERTAIN, FAILED = "_uncertain", "_failed"
 """The folders of images without a label; no label's own folder is called so."""
+
+NO_FILE = "in an archive, in a table or far away: only files on this machine can be sorted"
+"""Why an image without a file of its own is not sorted."""
 
 _UNDO, _UNDONE = ".undo.jsonl", ".undone"
 _FORMAT = 1
@@ -154,8 +158,10 @@ def plan(records: Iterable[Record], base: Path, into: Path, mode: Mode = "copy",
         try:
             status = _image_status(place, mode)
         except (OSError, ValueError) as exc:
-            frame = "a frame of a video: clipcls classify --video mean gives whole videos an answer"
-            missing.append(Failure(record.path, frame if video_of(record.path) else _reason(exc)))
+            missing.append(Failure(record.path, _no_file(record.path) or _reason(exc)))
+            continue
+        if isinstance(record, Failure) and suffix_of(record.path) in CONTAINER_SUFFIXES:
+            missing.append(record)  # the archive, most of whose images may have been read
             continue
         folder = _folder(record, folders)
         if _same(place, into / folder / os.path.basename(place)):
@@ -166,6 +172,14 @@ def plan(records: Iterable[Record], base: Path, into: Path, mode: Mode = "copy",
         name = taken[folder].free(*os.path.splitext(os.path.basename(place)))
         placings.append(Placing(record.path, folder, name, status.st_size, status.st_mtime_ns))
     return Plan(into, mode, base, folders, tuple(placings), tuple(missing), inside, there)
+
+
+def _no_file(path: str) -> str | None:
+    """Why an image of this name can be no file, if it cannot."""
+    if video_of(path):
+        return "a frame of a video: clipcls classify --video mean gives whole videos an answer"
+    around = (path.rpartition("#")[0], *map(str, PurePath(path).parents))
+    return NO_FILE if "://" in path or CONTAINER_SUFFIXES & set(map(suffix_of, around)) else None
 
 
 @contextmanager
@@ -397,6 +411,8 @@ def _move(source: str, target: str, draft: str) -> None:
             move(copy, Path(target))
         try:
             os.unlink(source)
+        except FileNotFoundError:  # somebody was faster, or a network disk is told twice: this is the only one left
+            pass
         except OSError:
             os.unlink(target)
             raise
@@ -412,7 +428,8 @@ def _copied(source: str, target: str, draft: str, *, durable: bool) -> Iterator[
         if durable:
             with copy.open("rb+") as stream:
                 os.fsync(stream.fileno())
-        shutil.copystat(source, copy)
+        with suppress(OSError):  # a share of another system keeps no such times and permissions
+            shutil.copystat(source, copy)
         yield copy
     finally:
         copy.unlink(missing_ok=True)

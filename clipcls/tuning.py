@@ -44,7 +44,7 @@ class Tuned:
     def verdict(self) -> str:
         """What to make of it, in one sentence."""
         if not self.over_plain.top1.low > 0:
-            return "nothing here beats the plain prompts beyond noise: keep those, or label more images"
+            return "no better than the plain prompts (zh-plain or plain) beyond noise: keep those, or label more images"
         if not self.over_whole.top1.low > 0:
             return "better than the plain prompts; choosing gains nothing over all templates together beyond noise"
         return "choosing pays: better than the plain prompts, and than all templates together, beyond noise"

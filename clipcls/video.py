@@ -151,8 +151,9 @@ def open_frame(path: str, time: float) -> BinaryIO:
     Raises:
         OSError: it cannot be read.
     """
+    found = os.stat(path)
     with _FILMS_LOCK:
-        film = _film(path)
+        film = _film(path, found.st_size, found.st_mtime_ns)
     return io.BytesIO(film.frame(time))
 
 
@@ -417,5 +418,9 @@ def _opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 _FILMS_LOCK = threading.Lock()
-_film = lru_cache(maxsize=_OPEN)(_Film)
-"""Of this process."""
+
+
+@lru_cache(maxsize=_OPEN)
+def _film(path: str, size: int, mtime_ns: int) -> _Film:
+    """The film of a file, in this process, until the file is another."""
+    return _Film(path)

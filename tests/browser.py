@@ -62,7 +62,7 @@ class Browser:
 def request(url: str, body: Any = None, method: str | None = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     try:
-        with _direct.open(urllib.request.Request(url, data, method=method), timeout=60) as answer:
+        with _direct.open(urllib.request.Request(url, data, method=method), timeout=300) as answer:
             return json.load(answer)["value"]
     except urllib.error.HTTPError as exc:
         raise AssertionError(json.load(exc)["value"]["message"]) from exc
@@ -96,7 +96,7 @@ def chromium(profile: Path, *flags: str) -> Iterator[Browser]:
             request(f"{base}/session/{session}", method="DELETE")
     finally:
         driver.terminate()
-        driver.communicate(timeout=20)
+        driver.communicate(timeout=120)
 
 
 def until(condition: Any, seconds: float = 10.0) -> None:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,22 @@ settings.load_profile("patient")
 
 ROOT = Path(__file__).parent.parent
 IMAGES = Path(__file__).parent / "images"
+
+
+def _idle() -> bool:
+    began = time.perf_counter()
+    sum(range(5_000_000))  # one line, which coverage does not slow
+    return time.perf_counter() - began < 0.15  # 0.06 s where nothing else takes the core
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Holds a bar in seconds, where the machine is idle before and after; on a busy one the clock says nothing."""
+    idle = _idle()
+    began = time.perf_counter()
+    yield
+    took = time.perf_counter() - began
+    assert took < seconds or not (idle and _idle())
 
 
 @pytest.fixture(autouse=True)

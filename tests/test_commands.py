@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import IMAGES
+from conftest import IMAGES, within
 from fakes import picture
 
 from clipcls.cli.commands import COMMANDS, full_command
@@ -138,7 +138,7 @@ def test_head_ends_it_quietly(known: None, here: Path) -> None:
         shell=True,
         executable="/bin/bash",
         capture_output=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.stdout.split() == [b"path,status,label,probability,cosine,error", b"0"]
     assert all(line.startswith("using the built-in starter") for line in Path("err").read_text().splitlines())
@@ -150,7 +150,7 @@ def test_nobody_to_read_from_the_start(known: None, here: Path) -> None:
         shell=True,
         executable="/bin/bash",
         capture_output=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.stdout in (b"0\n", b"3\n") and done.stderr == b""
 
@@ -164,7 +164,7 @@ def started(*words: str | Path, seconds: float) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=HEEDS)
 
 
-def wait_for(condition: object, seconds: float = 30) -> None:
+def wait_for(condition: object, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end, "it did not happen"
@@ -178,10 +178,9 @@ def test_ctrl_c_ends_within_a_second_and_loses_nothing_that_was_done(here: Path)
     process = started(*words, seconds=4)
     wait_for(lambda: Path("out.csv.partial").exists())
     time.sleep(0.5)  # in the middle of the second batch
-    began = time.perf_counter()
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert time.perf_counter() - began < 1.0
+    with within(1):
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 130 and b"Traceback" not in err
     assert b"interrupted: 4 images" in err and b"out.csv.partial; the same command with --resume goes on" in err
     assert len(rows(Path("out.csv.partial").read_bytes())) == 4
@@ -197,7 +196,7 @@ def test_ctrl_c_keeps_the_shards_that_are_done(here: Path, by: signal.Signals) -
     process = started("embed", "imgs", "-o", "out", "--shard-size", "8", "--no-cache", seconds=0.1)
     wait_for(lambda: Path("out/part-000001.parquet").exists())
     process.send_signal(by)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130 and b"interrupted: " in said
     assert b"the shards of out that are done stay; the same command with --resume goes on" in said
     done = clipcls("0", "embed", "imgs", "-o", "out", "--shard-size", "8", "--no-cache", "--resume", command=FAKE)
@@ -222,10 +221,9 @@ def test_ctrl_c_ends_a_real_model_within_a_second(graphs: bool, seconds: float, 
     process.stdin.close()
     process.stdin = None
     time.sleep(seconds)  # the model is loaded, the batch of 64 is under way or done
-    began = time.perf_counter()
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert time.perf_counter() - began < 1.0
+    with within(1):
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
     assert process.returncode in (130, 0)
 
 
@@ -234,7 +232,7 @@ def test_two_at_once_on_one_cache(here: Path) -> None:
         picture(here / "imgs" / f"{i:03}.png", (2 * i, 255 - i, 0))
     words = ("classify", "imgs", "-l", "red,green,blue", "--batch-size", "8", "-f", "csv")
     pair = [started(*words, seconds=0.02) for _ in range(2)]
-    outputs = [process.communicate(timeout=60) for process in pair]
+    outputs = [process.communicate(timeout=300) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], outputs
     third = clipcls("0", *words, command=FAKE)
     assert outputs[0][0] == outputs[1][0] == third.stdout
@@ -285,7 +283,7 @@ def test_rows_on_a_terminal_are_whole_lines(here: Path) -> None:
 def test_standard_streams_may_be_closed(known: None, here: Path) -> None:
     words = f"{CLIPCLS[0]} classify {IMAGES / 'coffee.jpg'} -l 猫,咖啡,火箭"
     for closed in ("<&-", ">&-", "2>&-", ">&- 2>&- <&-"):
-        done = subprocess.run(["bash", "-c", f"{words} {closed}"], capture_output=True, timeout=60)
+        done = subprocess.run(["bash", "-c", f"{words} {closed}"], capture_output=True, timeout=300)
         assert done.returncode == 0 and b"Traceback" not in done.stderr, (closed, done.stderr)
         assert (b"coffee.jpg,ok" in done.stdout) == (">&-" not in closed.replace("2>&-", ""))
 

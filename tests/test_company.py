@@ -45,7 +45,7 @@ def start(*words: str, seconds: float = 0.0, cache: str = "cache") -> subprocess
 
 def answered(run: subprocess.Popen[str], *codes: int) -> str:
     """What a run wrote to stdout; it said nothing."""
-    out, err = run.communicate(timeout=120)
+    out, err = run.communicate(timeout=600)
     assert run.returncode in codes and err == "", err
     return out
 

@@ -165,7 +165,7 @@ def on(disk: Disk, *words: str) -> subprocess.CompletedProcess[str]:
     """A run of clipcls under whatever limit there is."""
     return subprocess.run(
         [sys.executable, "-c", COUNTING, "classify", "图片", "--labels", "red,green,blue", "--quiet", *words],
-        capture_output=True, text=True, timeout=120, preexec_fn=disk.limit,
+        capture_output=True, text=True, timeout=600, preexec_fn=disk.limit,
     )  # fmt: skip
 
 
@@ -225,7 +225,7 @@ def test_no_room_for_a_store_at_all(
 def check_told_before_any_work(name: str) -> None:
     pictures(3)
     words = ["classify", "图片", "--labels", "red,green", "-o", name]
-    done = subprocess.run([sys.executable, "-c", COUNTING, *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", COUNTING, *words], capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stdout) == (7, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: {name}") and encoded() == 0
@@ -262,9 +262,9 @@ def test_a_folder_that_vanishes_is_told(here: Path) -> None:
     while not Path("encoded.txt").exists() and run.poll() is None:
         time.sleep(0.01)
     Path("out").rename("elsewhere")
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate(timeout=300)
     assert run.returncode == 7 and "Traceback" not in said and "out/out.csv" in said
-    done = subprocess.run([sys.executable, "-c", COUNTING, *WORDS], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", COUNTING, *WORDS], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert encoded() <= 1200 + 3 * BATCH
 

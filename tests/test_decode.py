@@ -635,6 +635,19 @@ def test_a_damaged_raw_file() -> None:
     assert not reason(b"II*\0garbage" * 20, "a.nef").lasting
 
 
+def test_a_picture_that_turns_while_it_is_read_claims_once() -> None:
+    """Pillow turns a TIFF as its XMP says when it is loaded; threads that each claimed twice waited for each other."""
+    turned = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    )
+    file = io.BytesIO()
+    Image.new("RGB", (40, 20)).save(file, "TIFF", tiffinfo={700: turned.encode()})
+    claimed: list[int] = []
+    assert decode(file.getvalue(), claim=claimed.append).size == (20, 40)
+    assert claimed == [800]
+
+
 def test_raw_goes_by_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     class Raw:
         sizes = types.SimpleNamespace(raw_width=6, raw_height=4)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Terminal
+from conftest import Terminal, within
 from fakes import FakeDoor, FakeEncoder
 from hub import Hub
 
@@ -33,9 +33,8 @@ def test_it_tells_what_a_maintainer_asks_for(clipcls: Terminal, monkeypatch: pyt
 
 def test_without_the_self_test_it_is_quick_and_imports_nothing_heavy(here: Path, unmeasured: None) -> None:
     check = "from clipcls.cli import run; import sys; assert run(['doctor']) == 0; print('torch' in sys.modules)"
-    began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=60, check=True)
-    assert time.perf_counter() - began < 1
+    with within(1):
+        done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.splitlines()[-1] == "False"
 
 

@@ -486,7 +486,7 @@ def in_a_process(home: Path, url: str, *models: str, online: bool) -> list[Any]:
     environment = kept | {"HF_ENDPOINT": url, "HF_HOME": str(home), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", EMBED, "yes" if online else "no", *models], env=environment,
-        capture_output=True, text=True, encoding="utf-8", timeout=120,
+        capture_output=True, text=True, encoding="utf-8", timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "network" not in done.stderr and "%" not in done.stderr  # no bars either

@@ -252,7 +252,7 @@ def test_names_read_back_equal(here: Path, name: str) -> None:
 
     picture(here / "名" / name)
     words = ["classify", "名", "--labels", "red,=1+1", "-o", "out.csv", "--overwrite"]
-    subprocess.run([*FAKE, *words], cwd=here, check=True, capture_output=True, timeout=60)
+    subprocess.run([*FAKE, *words], cwd=here, check=True, capture_output=True, timeout=300)
     with (here / "out.csv").open(encoding="utf-8", newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["path"] == f"名/{name}"

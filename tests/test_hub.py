@@ -82,7 +82,7 @@ class Person:
     def _run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *arguments], cwd=IMAGES, env=self.environment | environment,
-            capture_output=True, text=True, encoding="utf-8", timeout=120,
+            capture_output=True, text=True, encoding="utf-8", timeout=600,
         )  # fmt: skip
 
 

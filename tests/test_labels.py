@@ -265,6 +265,7 @@ def test_a_list_on_one_line_of_a_text_file_is_told(tmp_path: Path, caplog: pytes
         ("a.toml", "[[labels]]\nid = 'x'", "a label has no name"),
         ("a.csv", "name,synonym\na,b", "line 2: the label 'a': unknown field 'synonym'; known are name"),
         ("a.csv", "名称,同义词\n猫,小猫", "line 1: several columns, and no header with name"),
+        ("a.csv", "name,synonyms\n猫,小猫,花猫", "a.csv, line 2: more fields than the header names: quote a field"),
         ("a.toml", "[[labels]]\nname = ' '", "a label has no name"),
         ("a.toml", "name = 3\nlabels = ['a']", "name must be a string"),
         ("a.json", "{}", "it needs a list of labels"),
@@ -289,6 +290,12 @@ def test_a_file_with_a_mistake_is_one_clear_line(tmp_path: Path, name: str, cont
     with pytest.raises(UsageError) as raised:
         read_labels(write(tmp_path, name, content))
     assert message in str(raised.value) and "\n" not in str(raised.value) and len(str(raised.value)) < 300
+
+
+def test_a_header_that_is_no_name_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = read_labels(write(tmp_path, "a.csv", "标签\n猫\n狗\n"))
+    assert [label.name for label in found.labels] == ["标签", "猫", "狗"]
+    assert "标签 is taken for a label; a column of labels is called name" in caplog.messages[0]
 
 
 def test_a_file_that_unfolds_without_end_is_refused_at_once(tmp_path: Path) -> None:

@@ -49,6 +49,11 @@ FILLED_IN = (
     *("No space left on device", "Read-only file system"),
     *("damaged", "from a newer version", "none", ", in one folder a label"),
     *("there is nothing at this address", "there is nothing at this address (HTTP {})", "no answer in time"),
+    *("no images found in {}; skipped {}", "{} (add --fps 1 to look at their frames)"),
+    *("{} (pip install 'clipcls[camera]' reads them)", "probes of all images a label"),
+    "a frame of a video: clipcls classify --video mean gives whole videos an answer",
+    "in an archive, in a table or far away: only files on this machine can be sorted",
+    *("a string", "a whole number", "true or false", "a string or a list of strings"),
     *("access denied; check your credentials", "access denied (HTTP {}); check your credentials"),
     *("the server answers with an error (HTTP {})", "the server cannot be reached, or breaks off"),
     *(*NAMES.values(), *_LANGUAGES, "Chinese and English", "English and Chinese", "--model {} or --model {}"),
@@ -361,6 +366,10 @@ def test_a_message_in_a_message_is_told_too(chinese: None) -> None:
 
 def test_a_persons_own_words_are_not_translated(chinese: None) -> None:
     assert told("error: no images found in labels") == "错误：在 labels 中没有找到图片"
+    assert told("error: no images found in ./a; skipped 2 .mp4 (add --fps 1 to look at their frames)") == (
+        "错误：在 ./a 中没有找到图片；跳过了 2 .mp4（加上 --fps 1 可以逐帧查看）"
+    )
+    assert told("error: clipcls.toml: workers: must be a whole number") == "错误：clipcls.toml: workers：必须是整数"
     assert told("nobody has translated this") == "nobody has translated this"
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Terminal
+from conftest import Terminal, within
 from fakes import FakeDoor, FakeEncoder, picture
 from PIL import Image
 
@@ -22,7 +22,7 @@ from clipcls import loading
 from clipcls.errors import DecodeError
 from clipcls.isolated import Decoder
 from clipcls.loading import Limits, Loaded, Loaders
-from clipcls.records import ImageRef
+from clipcls.records import FileStamp, ImageRef
 from clipcls.sources import ImageSource
 from clipcls.store import Store
 from clipcls.store.absent import NoStore
@@ -64,19 +64,19 @@ def spoil(folder: Path, scans: int) -> None:
 
 def test_a_picture_that_takes_too_long_is_a_row_and_the_others_go_on(slow: Path) -> None:
     words = ["classify", "imgs", "--labels", "red,green", "-o", "out.jsonl", "--workers", "2", "--overwrite"]
-    began = time.monotonic()
-    done = subprocess.run([*FAKE, *words, "--time-limit", "1"], capture_output=True, text=True, timeout=60)
+    with within(30):
+        done = subprocess.run([*FAKE, *words, "--time-limit", "1"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 3 and "Traceback" not in done.stderr and "2 failed" in done.stderr, done.stderr
     rows = [json.loads(line) for line in Path("out.jsonl").read_text("utf-8").splitlines()]
-    assert len(rows) == 32 and time.monotonic() - began < 30
+    assert len(rows) == 32
     late = {row["path"]: row["error"] for row in rows if row["error"]}
     reason = "not decoded within 1 s (allow more: --time-limit, or time_limit in the settings)"
     assert late == {"imgs/05.jpg": reason, "imgs/17.jpg": reason}
 
-    began = time.monotonic()  # it is known of the same bytes within the same limit
-    done = subprocess.run([*FAKE, *words, "--time-limit", "1"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 3 and "32 from the cache" in done.stderr and time.monotonic() - began < 1.5
-    done = subprocess.run([*FAKE, *words, "--time-limit", "2"], capture_output=True, text=True, timeout=60)
+    with within(1.5):  # it is known of the same bytes within the same limit
+        done = subprocess.run([*FAKE, *words, "--time-limit", "1"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 3 and "32 from the cache" in done.stderr
+    done = subprocess.run([*FAKE, *words, "--time-limit", "2"], capture_output=True, text=True, timeout=300)
     assert "not decoded within 2 s" in Path("out.jsonl").read_text("utf-8")
 
 
@@ -84,10 +84,10 @@ def test_interrupting_does_not_wait_for_it(slow: Path) -> None:
     words = ["classify", "imgs/05.jpg", "--labels", "red,green"]
     run = subprocess.Popen([*FAKE, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     time.sleep(1.5)
-    began = time.monotonic()
-    run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=20)
-    assert run.returncode == 130 and time.monotonic() - began < 2, said
+    with within(2):
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=120)
+    assert run.returncode == 130, said
 
 
 @pytest.fixture
@@ -107,6 +107,20 @@ def loaders(fake: Install) -> Iterator[Callable[..., Loaders]]:
 def load(loaders: Loaders, *paths: Path) -> list[Loaded]:
     handed = [loaders.submit(ref) for ref in ImageSource([*paths])]
     return [loaders.result(each) for each in handed]
+
+
+def test_frames_of_a_large_video_are_read_side_by_side(loaders: Callable[..., Loaders], here: Path) -> None:
+    both = threading.Barrier(2)
+    shown = picture(here / "frame.png").read_bytes()
+
+    def opened() -> io.BytesIO:
+        both.wait(timeout=120)
+        return io.BytesIO(shown)
+
+    mine = loaders(Limits())
+    stamp = FileStamp("a.mp4", 1 << 31, 0)
+    handed = [mine.submit(ImageRef(f"a.mp4#t={at}.00", str(here), stamp, opened)) for at in range(2)]
+    assert all(mine.result(each).pixels is not None for each in handed)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks into /proc")

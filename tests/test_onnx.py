@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import IMAGES, ROOT, Terminal
+from conftest import IMAGES, ROOT, Terminal, within
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -124,26 +124,25 @@ def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 # A whole process.
 
 REPORT = """
-import json, sys, time
-began = time.perf_counter()
+import json, sys
 from clipcls.cli import run
 code = run(sys.argv[1:])
 peak = [int(line.split()[1]) // 1024 for line in open("/proc/self/status") if line.startswith("VmHWM")]
 heavy = {"torch", "torchvision", "open_clip", "transformers", "timm", "huggingface_hub"} & set(sys.modules)
-print(json.dumps([code, sorted(heavy), peak[0], time.perf_counter() - began]), file=sys.stderr)
+print(json.dumps([code, sorted(heavy), peak[0]]), file=sys.stderr)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from /proc")
 def test_an_uncached_answer_needs_no_torch(here: Path, unmeasured: None) -> None:
     words = ["classify", str(IMAGES / "chelsea.jpg"), "--labels", "大象,冰箱,猫", "--no-cache"]
-    done = subprocess.run(
-        [sys.executable, "-c", REPORT, *words], capture_output=True, text=True, encoding="utf-8", timeout=60
-    )
-    code, heavy, megabytes, seconds = json.loads(done.stderr.splitlines()[-1])
+    with within(10):  # through torch it takes as long; benchmarks/starter.py holds the real bar
+        done = subprocess.run(
+            [sys.executable, "-c", REPORT, *words], capture_output=True, text=True, encoding="utf-8", timeout=300
+        )
+    code, heavy, megabytes = json.loads(done.stderr.splitlines()[-1])
     assert (code, heavy) == (0, []) and ",ok,猫," in done.stdout, done.stderr
     assert megabytes <= 400
-    assert seconds < 10  # through torch it takes as long on an idle machine; benchmarks/starter.py holds the real bar
 
 
 # Which way a model goes.

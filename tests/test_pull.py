@@ -108,7 +108,7 @@ def pull_process(hub: Hub, home: Path, model: str = "hf-hub:tiny/big") -> subpro
 def over(run: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code and stderr."""
     with run:
-        _, told = run.communicate(timeout=60)
+        _, told = run.communicate(timeout=300)
     return run.returncode, told
 
 
@@ -120,7 +120,7 @@ def kill_and_pull_again(hub: Hub, home: Path, point: int, content: dict[str, byt
     hub.sent.clear()
     with pull_process(hub, home) as killed:
         hub.watch = lambda total: killed.kill() if total >= point else None
-        killed.communicate(timeout=60)
+        killed.communicate(timeout=300)
     hub.watch = lambda total: None
     assert killed.returncode in (-9, 0), killed.returncode
     code, told = over(pull_process(hub, home))
@@ -713,7 +713,7 @@ def use(home: Path, names: list[str], before: str) -> dict[str, list[Any]]:
     """Each model's vectors and fingerprint, where no socket can be opened."""
     run = process(home, json.dumps(names), code=FORBID + before + USE, CLIPCLS_CACHE_DIR=str(home / "cache"))
     with run:
-        out, told = run.communicate(timeout=120)
+        out, told = run.communicate(timeout=600)
     assert run.returncode == 0, told
     return dict(json.loads(out.splitlines()[-1]))
 
@@ -834,6 +834,12 @@ def test_an_export_never_overwrites_and_leaves_no_half_folder(
     assert "No space left" in clipcls.err and "free some room" in clipcls.err
     clipcls("models", "export", model, tmp_path / "file" / "new", code=7)
     assert "Not a directory" in clipcls.err and "choose a place" in clipcls.err and "room" not in clipcls.err
+    (tmp_path / "disk").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.path.ismount", lambda path: True)
+        clipcls("models", "export", model, tmp_path / "disk", code=7)
+    assert f"{tmp_path / 'disk'} is a disk of its own: name a folder in it" in clipcls.err.replace("\n", " ")
+    (tmp_path / "disk").rmdir()
     with monkeypatch.context() as patch:
         patch.setattr(Path, "iterdir", full_disk)
         clipcls("models", "export", model, tmp_path / "empty", code=7)

@@ -357,7 +357,7 @@ atexit.register(print, "what Python does last")
 _end_at_once()
 sys.exit(3)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "what Python does last\n", "")
 
 

@@ -48,7 +48,7 @@ def run(command: str, folder: Path, environment: dict[str, str]) -> subprocess.C
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -84,7 +84,7 @@ def test_the_python_example_runs(checkout: Path, environment: dict[str, str]) ->
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     assert "tests/images/coffee.jpg 咖啡 0.99" in done.stdout and "empty.jpg the file is empty" in done.stdout

@@ -613,7 +613,7 @@ def test_a_command_of_its_own_reads_the_bucket_by_the_environment(s3: Any, thous
     command = [sys.executable, str(Path(__file__).parent / "cli_with_fake.py"), "0", "classify"]
     words = ["--labels", "red,green", "--no-cache", "--format", "csv"]
     found = [
-        subprocess.run([*command, where, *words], capture_output=True, text=True, timeout=120)
+        subprocess.run([*command, where, *words], capture_output=True, text=True, timeout=600)
         for where in ("s3://pictures/few/", "s3://pictures/none/*.jpg")
     ]
     assert found[0].returncode == 0 and len(found[0].stdout.splitlines()) == 21

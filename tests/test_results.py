@@ -468,6 +468,19 @@ def test_until_it_is_replaced_a_file_keeps_its_own_run_file(output: Path) -> Non
     assert names(output.parent) == {"out.csv", "out.csv.run.json"}
 
 
+def test_a_run_file_of_rows_that_are_gone_is_not_believed(output: Path) -> None:
+    other = replace(RUN, labels=(LabelInfo("狗", "狗"),), prompts=())
+    classify(output)
+    interrupt(output, other, rows=1, overwrite=True)
+    for path in (output, partial(output)):
+        path.unlink()
+    interrupt(output)
+    with pytest.raises(OutputError, match=r"labels: 大象, 冰箱 then, 狗 now"):
+        sink_for(output, other, resume=True)
+    classify(output, resume=True)
+    assert names(output.parent) == {"out.csv", "out.csv.run.json"}
+
+
 def test_an_end_just_before_the_move_is_made_up_for(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as cut:
         cut.setattr("clipcls.sinks.output.move", raise_interrupt)

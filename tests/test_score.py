@@ -156,6 +156,12 @@ def test_what_makes_no_sense_is_refused(table: Path, clipcls: Terminal, words: t
     assert message in clipcls.err
 
 
+def test_images_may_share_a_text(table: Path, clipcls: Terminal) -> None:
+    Path("数据/same.csv").write_text("image,text\n图/red.png,a red thing\n图/green.png,a red thing\n", "utf-8")
+    clipcls("score", "--matrix", "数据/same.csv")
+    assert "2 of 2 images fit their own text best" in clipcls.err
+
+
 def test_the_matrix_is_every_image_with_every_text(table: Path, clipcls: Terminal) -> None:
     rows = clipcls.rows("score", "--matrix", table)
     assert [row["image"] for row in rows] == ["图/red.png", "图/green.png", "图/blue.png"]

@@ -149,6 +149,13 @@ def test_a_threshold_that_nothing_reaches_is_told(folder: Path, clipcls: Termina
     assert "nothing reaches a cosine of 1" in clipcls.err
 
 
+def test_a_cache_whose_pictures_have_moved_says_so(folder: Path, clipcls: Terminal) -> None:
+    clipcls("search", "red", folder)
+    folder.rename("elsewhere")
+    assert clipcls.rows("search", "red") == []
+    assert "none of these pictures is where it was, unchanged: name a folder after the query, once" in clipcls.err
+
+
 def test_an_image_that_cannot_be_read_is_told(folder: Path, clipcls: Terminal) -> None:
     for at in range(5):
         (folder / f"broken{at}.jpg").write_bytes(b"")

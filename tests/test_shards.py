@@ -29,8 +29,8 @@ from clipcls.errors import OutputError
 from clipcls.portable import packed, unpacked
 from clipcls.records import Failure, ImageRef
 from clipcls.shards import Plan, opened, run_locally
-from clipcls.sinks import RunInfo
-from clipcls.sinks.parts import ParquetVectors, Parts, TextParts
+from clipcls.sinks import LabelInfo, RunInfo
+from clipcls.sinks.parts import NpyVectors, ParquetVectors, Parts, TextParts
 from clipcls.sinks.runinfo import read_run
 from clipcls.sources import ImageSource
 
@@ -38,6 +38,7 @@ pytestmark = pytest.mark.usefixtures("here")
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 LABELS = ("--labels", ",".join(COLOURS))
+PLAN = ("plan.json", "plan.run.json")
 
 
 @pytest.fixture
@@ -266,6 +267,9 @@ def test_the_layout_of_clip_retrieval(photos: FakeDoor, clipcls: Terminal) -> No
     assert [*pd.read_parquet("out/failed")["image_path"]] == ["photos/x.png", "photos/y.png"]
     clipcls(*words, "--resume", code=3)
     assert "nothing to do" in clipcls.err
+    Path("out/failed/none_read_000002.parquet").write_bytes(b"PAR1")
+    with pytest.raises(OutputError, match=r"none_read_000002\.parquet is damaged: delete it"):
+        NpyVectors(Path("out"), "oc1-fake", dim=DIM).done(2)
 
 
 def test_what_images_carry_along_has_one_schema_in_all_parts(photos: FakeDoor) -> None:
@@ -415,6 +419,51 @@ def test_two_runs_do_not_write_the_same_folder(photos: FakeDoor, clipcls: Termin
     with opened(Path("out"), info(), refs):
         clipcls(*RESUMED, code=7)
         assert "another run is writing out" in clipcls.err
+
+
+def test_a_run_that_is_refused_leaves_the_plan_that_another_is_making(photos: FakeDoor) -> None:
+    def slowly() -> Iterator[ImageRef]:
+        with (
+            pytest.raises(OutputError, match=r"^another run is writing out"),
+            opened(Path("out"), info(), refs),
+        ):
+            pass
+        yield from refs()
+
+    assert len(embed(slowly())) == 12
+
+
+def test_what_a_killed_run_left_is_no_part_of_the_next_one(photos: FakeDoor) -> None:
+    Path("out.csv.plan").mkdir()
+    for name in ("lock", "part-000000.csv", "plan.run.json.partial", "draft-1"):
+        Path("out.csv.plan", name).write_text("photos/0.png,ok,cat\n")
+    with opened(Path("out.csv"), info(format="csv"), refs) as plan:
+        assert plan and plan.todo() == [0, 1, 2]
+        assert {path.name for path in Path("out.csv.plan").iterdir()} == {"lock", "index", "shards", *PLAN}
+
+
+def test_until_it_is_replaced_a_file_of_shards_keeps_its_own_run_file(
+    photos: FakeDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(overwrite: bool, **options: Any) -> None:
+        facts = info(format="csv", labels=(LabelInfo("red", "red"),), **options)
+        with opened(Path("out.csv"), facts, lambda: refs()[:4], overwrite=overwrite) as plan:
+            assert plan
+            parts = TextParts(plan.output, "csv", facts.layout)
+            for number in plan.todo():
+                parts.write(plan.shard(number), failures(4))
+            plan.finish()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    run(overwrite=False)
+    before = [Path(name).read_bytes() for name in ("out.csv", "out.csv.run.json")]
+    with monkeypatch.context() as disk:
+        disk.setattr("shutil.copyfileobj", full)
+        with pytest.raises(OutputError, match=r"No space left on device; --resume goes on with out\.csv\.plan"):
+            run(overwrite=True, precision="bf16")
+    assert [Path(name).read_bytes() for name in ("out.csv", "out.csv.run.json")] == before
 
 
 def test_a_last_moment_that_was_cut_off_is_made_up_for(photos: FakeDoor, clipcls: Terminal) -> None:

@@ -202,7 +202,7 @@ def test_on_a_terminal_and_piped(here: Path, bar: bool) -> None:
     kitty = on_a_terminal(words, bar=bar, TERM="xterm-kitty", COLUMNS="100")
     [first, _] = re.findall("\x1b_Ga=T,f=100,q=2,r=1,m=0;([^\x1b]*)\x1b\\\\", kitty)
     assert Image.open(io.BytesIO(base64.b64decode(first))).size == (12, 8)
-    piped = subprocess.run(words, capture_output=True, env=os.environ | deep, timeout=60, check=True).stdout.decode()
+    piped = subprocess.run(words, capture_output=True, env=os.environ | deep, timeout=300, check=True).stdout.decode()
     assert piped.startswith("path,status") and "\x1b" not in piped and "▀" not in piped
-    table = subprocess.run([*words, "-f", "table"], capture_output=True, env=os.environ | deep, timeout=60, check=True)
+    table = subprocess.run([*words, "-f", "table"], capture_output=True, env=os.environ | deep, timeout=300, check=True)
     assert b"\x1b" not in table.stdout and "▀".encode() not in table.stdout

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -432,7 +434,7 @@ sys.exit(code)
 def killed(steps: int, disk: str, *words: str | Path) -> int:
     """Runs clipcls until so many lines of its own have run, or to its end; returns how many ran then."""
     command = [sys.executable, "-c", KILLED, str(steps), disk, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, timeout=600)
     if done.returncode == -signal.SIGKILL:
         return 0
     assert done.returncode == 0, done.stderr.decode()
@@ -531,6 +533,46 @@ def test_the_answers_of_a_result_file(colours: Path, clipcls: Terminal, here: Pa
         (colours / name).unlink()
     clipcls("sort", "out.jsonl", "--into", "分类", "--move", code=3)
     assert "none of the images is where it was; were they sorted already?" in clipcls.err
+
+
+def test_what_is_no_file_is_not_sorted(colours: Path, clipcls: Terminal, here: Path) -> None:
+    with tarfile.open("a.tar", "w") as archive:
+        archive.add(colours / "蓝.png", "in/蓝.png")
+    clipcls("sort", "a.tar", *LABELS, "--into", "分类", code=3)
+    assert "a.tar/in/蓝.png: in an archive, in a table or far away: only files on this machine" in clipcls.err
+    assert "error: none of the images is a file" in clipcls.err and "--undo" not in clipcls.err
+    rows = ("path,status,label,probability,cosine,error", "a.tar,error,,,,damaged")
+    rows += ("t.parquet#3,ok,红,0.9,0.3,", "s3://b/c.png,ok,红,0.9,0.3,", "图片/蓝.png,ok,蓝,0.9,0.3,")
+    Path("r.csv").write_text("\n".join(rows), "utf-8")
+    clipcls("sort", "r.csv", "--into", "分类", "--move", code=3)
+    assert set(images(here / "分类")) == {"蓝/蓝.png"}
+    assert Path("a.tar").exists() and "t.parquet#3: in an archive, in a table" in clipcls.err
+
+
+def test_a_source_that_is_gone_once_its_copy_is_whole(
+    colours: Path, clipcls: Terminal, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network disk may be told twice to delete a file, and a disk of another system keeps no permissions."""
+    unlink, replace = os.unlink, os.replace
+
+    def twice(path: str, *args: object, **options: object) -> None:
+        unlink(path)
+        if "图片" in str(path):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+
+    def from_disk_to_disk(source: str, target: str) -> None:
+        if os.path.dirname(source) != os.path.dirname(target):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        replace(source, target)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.unlink", twice)
+    monkeypatch.setattr("os.replace", from_disk_to_disk)
+    monkeypatch.setattr("os.chmod", refused)
+    clipcls("sort", "图片", *LABELS, "--into", "分类", "--move", "--no-cache")
+    assert len(images(here / "分类")) == 4 and tree(colours) == {}
 
 
 def test_a_dry_run_touches_nothing(

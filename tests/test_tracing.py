@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import IMAGES, Terminal
+from onnxruntime import InferenceSession
 from PIL import Image
 from tiny import CLIP, FAMILIES, HF_TEXT, make_hf_model, make_model, make_models, make_nllb
 
@@ -174,7 +176,7 @@ def use(*words: str) -> tuple[set[str], str]:
     """What heavy packages a command imports, and all that it says on stderr, in a process of its own."""
     command = [sys.executable, "-X", "importtime", "-m", "clipcls", *words]
     environment = os.environ | {"CLIPCLS_TRACE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     return imported & {"torch", "open_clip", "transformers", "onnx"}, done.stderr
@@ -234,6 +236,42 @@ def test_where_no_links_can_be_the_weights_are_mapped(
     assert isinstance(encoder, OnnxEncoder)
     np.testing.assert_allclose(encoder.encode_texts(PROMPTS), theirs.encode_texts(PROMPTS), atol=1e-5, rtol=0)
     assert not list(own_home.glob("*/*.safetensors"))
+
+
+def test_weights_on_another_disk_become_8_bit(models: dict[str, str]) -> None:
+    shared = Path("/dev/shm")
+    if not shared.exists() or shared.stat().st_dev == Path(models["clip"]).stat().st_dev:
+        pytest.skip("no other disk here")
+    with TemporaryDirectory(dir=shared) as elsewhere:
+        spec = parse_spec(models["clip"])
+        files = locate(spec)
+        tracing.write(spec, files, through_torch(models["clip"]), "f", Path(elsewhere))
+        tracing.in_8_bits(files, "f", Path(elsewhere))
+        assert not list(Path(elsewhere).glob("*.safetensors"))
+        assert all(InferenceSession(str(Path(elsewhere) / name)).get_inputs() for name in GRAPHS)
+
+
+def test_nothing_in_the_current_folder_is_run(
+    models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("onnx.py", "torch.py", "queue.py"):
+        (tmp_path / name).write_text("from pathlib import Path\nPath('ran').touch()\n")
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(load_encoder(models["clip"], traced=tmp_path / "traced")[0], OnnxEncoder)
+    assert not Path("ran").exists()
+
+
+def test_a_full_disk_does_not_keep_a_model_from_being_traced_later(
+    models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tracing, "trace", full)
+    monkeypatch.setattr("sys.argv", ["-c", models["clip"], str(tmp_path), "f", "fp32"])
+    with pytest.raises(SystemExit):
+        tracing.main()
+    assert "No space left on device" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_a_link_to_what_the_weights_once_were_is_renewed(

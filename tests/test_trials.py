@@ -109,6 +109,16 @@ def test_a_paired_difference_is_what_resampling_the_images_gives() -> None:
     assert found.top1.value == pytest.approx(new.mean() - old.mean())
 
 
+@pytest.mark.parametrize("each", [1, 2, 3])
+def test_few_images_a_class_make_no_difference_certain(each: int) -> None:
+    """Of two that are equally good one is called better in about 5% of all trials, at which some luck may lie above."""
+    dice = np.random.default_rng(each)
+    truth = np.repeat(np.arange(60), each)
+    found = [paired_difference(dice.random(len(truth)) < 0.5, dice.random(len(truth)) < 0.5, truth) for _ in range(60)]
+    assert sum(difference.top1.real for difference in found) <= 9
+    assert sum(difference.recall.real for difference in found) <= 9
+
+
 def test_a_difference_of_a_set_to_itself_is_no_difference() -> None:
     right = np.array([True, False, True])
     assert not paired_difference(right, right, np.array([0, 0, 1])).top1.real
@@ -317,6 +327,12 @@ def test_one_set_has_no_rival(fake: Install, folder: Path, clipcls: Terminal) ->
     assert clipcls.err == "error: compare needs two rivals: give --prompts twice or more\n"
 
 
+def test_a_seed_is_no_negative_number(fake: Install, folder: Path, clipcls: Terminal) -> None:
+    door = fake()
+    clipcls("prompts", "tune", folder, "-p", "zh", "--seed", "-1", code=2)
+    assert door.loads == 0
+
+
 @pytest.mark.parametrize("command", ["rank", "tune"])
 def test_a_set_must_be_named(fake: Install, folder: Path, clipcls: Terminal, command: str) -> None:
     clipcls("prompts", command, folder, code=2)
@@ -367,6 +383,8 @@ def test_an_image_that_cannot_be_read_is_told_by_the_exit_code(fake: Install, fo
     fake()
     for at in range(5):
         (folder / "red" / f"broken{at}.jpg").write_bytes(b"")
+    for words in (("compare", "-p", "a {}", "-p", "{}"), ("rank", "-p", "a {}", "-p", "{}"), ("confuse", "-p", "a {}")):
+        assert len(json.loads(clipcls("prompts", words[0], folder, *words[1:], "--json", code=3))["failed"]) == 5
     rows = clipcls.rows("prompts", "compare", folder, "-p", "a {}", "-p", "{}", code=3)
     assert len(rows) == 2 and clipcls.err.count("left out:") == 3 and "and 2 more" in clipcls.err
 

@@ -431,6 +431,11 @@ def test_two_runs_are_equal(fake: Install, clipcls: Terminal) -> None:
     assert runs[0] == runs[1]
 
 
+def test_a_video_that_is_replaced_is_looked_at_anew() -> None:
+    for shown in (RED, BLUE):
+        assert [colour(ref) for ref in frames(film("a.mp4", [shown]))] == [shown]
+
+
 def test_a_large_video_is_no_large_picture() -> None:
     path = film("a.mp4", [RED], options={"movflags": "faststart"})
     with path.open("ab") as file:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import stat
+import tarfile
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -248,6 +250,33 @@ def test_a_sidecar_that_cannot_be_written_is_told(
     clipcls("classify", imgs / "红.png", "-l", "red,blue", "--write-xmp", "-o", "r.csv", code=7)
     assert "红.xmp cannot be written: Permission denied" in clipcls.err
     assert Path("r.csv").exists() and not (imgs / "红.xmp").exists()
+
+
+def test_what_is_no_file_has_no_sidecar(fake: Install, imgs: Path, clipcls: Terminal) -> None:
+    fake()
+    with tarfile.open("b.tar", "w") as archive:
+        archive.add(imgs / "b.png", "b.png")
+        archive.add(imgs / "红.png", "红.png")
+    clipcls("classify", "b.tar", imgs / "b.png", "-l", "red,blue", "--write-xmp", "--xmp-name", "full")
+    assert [path.as_posix() for path in Path().rglob("*.xmp")] == ["imgs/b.png.xmp"]
+    assert "warning: images without a sidecar: 2; rows of tables, members of archives" in clipcls.err
+
+
+def test_a_sidecar_stays_open_to_whom_it_was(here: Path) -> None:
+    Path("a.xmp").write_text(LIGHTROOM, "utf-8")
+    Path("a.xmp").chmod(0o660)
+    write_keywords(Path("a.xmp"), [SKY])
+    assert stat.S_IMODE(Path("a.xmp").stat().st_mode) == 0o660 and "sky" in keywords("a.xmp")
+
+
+def test_a_disk_that_fills_up_leaves_no_half_of_a_sidecar(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match=r"^a\.xmp cannot be written: No space left"):
+        write_keywords(Path("a.xmp"), [SKY])
+    assert not list(here.iterdir())
 
 
 def test_a_resumed_run_must_write_sidecars_as_well(fake: Install, imgs: Path, clipcls: Terminal) -> None:

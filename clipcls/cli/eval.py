@@ -88,6 +88,10 @@ def eval(  # noqa: A001
     if output is not None and not calibrate:
         raise UsageError("--output is where --calibrate writes; add --calibrate, or send --json to a file")
     _refuse_existing([file for file in (output, save_probe, report) if file])
+    if report:
+        from clipcls.report import check_page
+
+        check_page(report)
     if probe or save_probe:
         require_sklearn()
     with labelled(

@@ -119,8 +119,10 @@ def search(
             _write_paths(matches, "\0" if null else "\n")
         else:
             show(form, Match, matches)
-    if not (matches or quiet):
+    if not (matches or quiet) and threshold > -1:
         say(f"nothing reaches a cosine of {threshold}")
+    elif not (matches or quiet or paths):
+        say("none of these pictures is where it was, unchanged: name a folder after the query, once")
     if report:
         _write_page(report, matches, ", ".join([query, *(and_ or []), *(like or [])]).strip(", "))
     raise typer.Exit(InputError.exit_code if failures else 0)

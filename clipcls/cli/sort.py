@@ -34,7 +34,7 @@ from clipcls.errors import InputError, UsageError
 from clipcls.records import Failure
 from clipcls.results import is_results, read_results
 from clipcls.sinks.cells import printable
-from clipcls.sorting import FAILED, UNCERTAIN, Mode, Plan
+from clipcls.sorting import FAILED, NO_FILE, UNCERTAIN, Mode, Plan
 
 _FILES = "Files"
 _SHOWN = 5
@@ -109,6 +109,8 @@ def sort(
     if not planned.placings:
         if planned.there:
             raise typer.Exit(InputError.exit_code if planned.missing else 0)
+        if planned.missing and all(each.error == NO_FILE for each in planned.missing):
+            raise InputError(f"none of the images is a file: {NO_FILE}")
         if planned.missing:
             raise InputError(
                 f"none of the images is where it was; were they sorted already? clipcls sort --undo {into}/*.undo.jsonl"

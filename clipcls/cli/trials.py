@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,7 @@ from clipcls.errors import UsageError
 if TYPE_CHECKING:
     from clipcls.measures import Difference, Figures
     from clipcls.prompts import PromptSet
+    from clipcls.trials import Confusion
     from clipcls.tuning import Tuned
 
 OneSet = Annotated[
@@ -71,10 +73,10 @@ def compare(
     if json_:
         found = [asdict(each) for each in tried]
         print_json(images, sets=[{key: each[key] for key in each if key != "correct"} for each in found])
-        return
-    rows = [(each.name, str(each.templates), *_shown(each.figures), *_compared(each.difference)) for each in tried]
-    compared = (Column(f"top-1 over {tried[0].name}", right=True), *_VERDICT)
-    show_table((Column("prompts"), Column("templates", right=True), *_FIGURES, *compared), rows)
+    else:
+        rows = [(each.name, str(each.templates), *_shown(each.figures), *_compared(each.difference)) for each in tried]
+        compared = (Column(f"top-1 over {tried[0].name}", right=True), *_VERDICT)
+        show_table((Column("prompts"), Column("templates", right=True), *_FIGURES, *compared), rows)
     end(images)
 
 
@@ -99,10 +101,10 @@ def rank(
         whole, ranked = rank(classifier, images, prompt_set)
     if json_:
         print_json(images, whole=asdict(whole.figures), templates=[asdict(row) for row in ranked])
-        return
-    rows = [(f"all {whole.templates} together", *_shown(whole.figures), "", "", "")]
-    rows += [(row.template, *_shown(row.alone), *_compared(row.cost, "costs", "helps")) for row in ranked]
-    show_table((Column("template"), *_FIGURES, Column("leaving it out costs", right=True), *_VERDICT), rows)
+    else:
+        rows = [(f"all {whole.templates} together", *_shown(whole.figures), "", "", "")]
+        rows += [(row.template, *_shown(row.alone), *_compared(row.cost, "costs", "helps")) for row in ranked]
+        show_table((Column("template"), *_FIGURES, Column("leaving it out costs", right=True), *_VERDICT), rows)
     end(images)
 
 
@@ -111,7 +113,7 @@ def tune(
     prompts: OneSet = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the chosen set to this .toml file.")] = None,
     folds: Annotated[int, typer.Option(min=2, help="Folds of the cross-validation.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of the folds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the folds.")] = 0,
     labels_file: LabelsFile = None,
     model: Model = None,
     device: Device = None,
@@ -164,7 +166,12 @@ def confuse(
         pairs = confuse(classifier, images, prompts or Settings.load().prompts or None)[:top]
     if json_:
         print_json(images, pairs=[asdict(pair) for pair in pairs])
-        return
+    else:
+        _tell_confused(pairs)
+    end(images)
+
+
+def _tell_confused(pairs: Sequence[Confusion]) -> None:
     if not pairs:
         say("no image was taken for another label")
     rows = [
@@ -179,7 +186,6 @@ def confuse(
     ]
     names = ("first", "second", "first taken for second", "second for first")
     show_table((*map(Column, names), Column("cosine", right=True), Column("images")), rows)
-    end(images)
 
 
 def _pool(prompts: list[str] | None) -> PromptSet:

@@ -6,6 +6,7 @@ import ast
 import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def locate_hf(spec: ModelSpec) -> ModelFiles:
         raise ModelError(f"{spec.target} holds no weights for transformers: none of {', '.join(_WEIGHTS)}; get it anew")
     parts = _parts(weights, find) if weights.suffix == ".json" else (weights,)
     return ModelFiles(
-        name=str(config.parent),
+        name=os.path.abspath(config.parent),
         model_cfg=model_cfg,
         preprocess_cfg={path.name: _read(path) for path in pictures},
         weights=parts,

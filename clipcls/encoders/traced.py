@@ -12,7 +12,6 @@ import logging
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -236,13 +235,15 @@ def _lay(files: ModelFiles, folder: Path, precision: Precision) -> None:
 
 def _make(spec: ModelSpec, precision: Precision, fingerprint: str, folder: Path) -> None:
     """Trace a model in a process of its own, which takes torch and its memory with it."""
+    from clipcls.isolated import python
+
     logger.info("preparing %s to run without torch, which is done once and takes some seconds", spec.given)
     _sweep(folder.parent)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     draft.mkdir(parents=True)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "clipcls.encoders.tracing", spec.given, str(draft), fingerprint, precision],
+            python("from clipcls.encoders.tracing import main; main()", spec.given, str(draft), fingerprint, precision),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

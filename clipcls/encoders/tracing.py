@@ -1,4 +1,4 @@
-"""Turn a model's towers into graphs: ``python -m clipcls.encoders.tracing MODEL FOLDER FINGERPRINT PRECISION``.
+"""Turn a model's towers into graphs: ``main``, in a process with arguments MODEL FOLDER FINGERPRINT PRECISION.
 
 Run in a process of its own, since tracing leaves torch and the model changed. What the graphs answer is compared with
 what torch answered before, on photographs and on prompts in both languages; if it differs, the folder says so instead.
@@ -7,6 +7,7 @@ what torch answered before, on photographs and on prompts in both languages; if 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from PIL import Image
 from clipcls import promptfiles
 from clipcls.encoders import graphs
 from clipcls.encoders.agreement import LEAST_FASTER, compared, measure, pace, photographs
-from clipcls.encoders.base import Vectors, one_line
+from clipcls.encoders.base import Vectors, one_line, out_of_memory
 from clipcls.encoders.files import FINGERPRINT_KEY, GRAPHS, ModelFiles
 from clipcls.encoders.locate import locate
 from clipcls.encoders.onnx import OnnxEncoder
@@ -62,15 +63,23 @@ def trace(spec: ModelSpec, files: ModelFiles, fingerprint: str, folder: Path, pr
     write(spec, files, encoder, fingerprint, folder)
     lay_weights(files, folder)
     if precision == "int8":
-        for name in GRAPHS:
-            graphs.quantize(folder / name, {FINGERPRINT_KEY: fingerprint})
-        for name in (OWN_WEIGHTS, PLACES, *locations(files).values()):
-            (folder / name).unlink(missing_ok=True)
+        in_8_bits(files, fingerprint, folder)
     traced = read(folder)
     ours = OnnxEncoder(spec, files, traced, fingerprint, precision)
     compare(expected, answers(ours), LEAST_COSINE[precision])
     if precision == "fp32" and (word := faster(ours, encoder)):
         replace(traced, faster=word).save()
+
+
+def in_8_bits(files: ModelFiles, fingerprint: str, folder: Path) -> None:
+    """Have graphs hold weights of their own, in 8 bits; those that they pointed into are not beside them any more."""
+    for path, name in locations(files).items():
+        if not (folder / name).exists():  # on another disk, to which no link leads
+            shutil.copyfile(path, folder / name)
+    for name in GRAPHS:
+        graphs.quantize(folder / name, {FINGERPRINT_KEY: fingerprint})
+    for name in (OWN_WEIGHTS, PLACES, *locations(files).values()):
+        (folder / name).unlink(missing_ok=True)
 
 
 def write(spec: ModelSpec, files: ModelFiles, encoder: Any, fingerprint: str, folder: Path) -> None:
@@ -181,13 +190,11 @@ def main() -> None:
             trace(spec, files, fingerprint, Path(folder), "int8" if precision == "int8" else "fp32")
         except Exception as exc:  # the exporter fails in its own ways on what it does not know
             reason = str(exc) if isinstance(exc, ClipclsError) else one_line(exc)
+            if getattr(exc, "errno", None) or out_of_memory(exc):  # a full disk: the next run may have more room
+                raise ModelError(reason) from exc
             for path in Path(folder).iterdir():
                 path.unlink()
             refuse(Path(folder), " ".join(reason.split()))
     except ClipclsError as exc:
         print(exc, file=sys.stderr)  # noqa: T201
         raise SystemExit(exc.exit_code) from exc
-
-
-if __name__ == "__main__":
-    main()

@@ -260,6 +260,8 @@ def _check_free(folder: Path) -> None:
         raise _not_written(folder, exc) from exc
     if taken:
         raise UsageError(f"{folder} exists and stays as it is: name another folder, or move it away")
+    if os.path.ismount(folder):  # which nothing can take the place of
+        raise OutputError(f"{folder} is a disk of its own: name a folder in it")
 
 
 def _write(contents: Mapping[str, Path | str], folder: Path) -> Transferred:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -16,17 +18,23 @@ except ImportError:  # Windows
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a small UTF-8 file in the place of whatever ``path`` held.
+    """Writes a small UTF-8 file in the place of whatever ``path`` held, for the same people to read and write.
 
     Raises:
         OSError: it cannot be written; then ``path`` holds what it held.
     """
     draft = path.with_name(path.name + ".partial")
-    with draft.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    move(draft, path)
+    try:
+        with draft.open("w", encoding="utf-8", newline="") as file:
+            with suppress(FileNotFoundError):
+                shutil.copymode(path, draft)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        move(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def move(source: Path, target: Path) -> None:
@@ -42,6 +50,9 @@ def move(source: Path, target: Path) -> None:
         return
     try:
         os.fsync(folder)
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):  # disks that do this for files alone
+            raise
     finally:
         os.close(folder)
 

@@ -205,6 +205,8 @@ class FileSink(ResultSink):
             # A file that is to be replaced keeps its own run file until then.
             self._run_file_of = self._partial if _exists(self._output) else self._output
             write_run(self._run_file_of, self._run)
+            if self._run_file_of == self._output:
+                run_path(self._partial).unlink(missing_ok=True)  # of rows that are gone
             stream.truncate(self._earlier.end)
             stream.seek(self._earlier.end)
             if not self._earlier.end:

@@ -6,7 +6,8 @@ import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ _PARTS = {
 _EMBEDDINGS, _FAILED = "img_emb", "failed"
 _NONE_READ = (_FAILED, "none_read_", ".parquet")
 """Of a shard without any embedding: embedding_reader leaves empty arrays out, but not the metadata beside them."""
-_OF_A_PLAN = re.compile(r"lock|index|shards|plan\.json|plan\.run\.json|part-\d{6}\.(csv|jsonl)|draft-.*")
+_OF_A_PLAN = re.compile(r"lock|index|shards|plan\.json|plan\.run\.json(\.partial)?|part-\d{6}\.(csv|jsonl)|draft-.*")
 _COUNTS = b"clipcls"
 """Where a Parquet file's own notes tell what is in it."""
 
@@ -128,6 +129,10 @@ class Parts(ABC):
     output: Path
     form: PartFormat
 
+    def _part(self, number: int) -> Path:
+        """The file that is there when a shard is done."""
+        return part_path(self.output, self.form, number)
+
     @abstractmethod
     def _write(self, shard: Shard, results: Sequence[Any]) -> None: ...
 
@@ -161,7 +166,7 @@ class Parts(ABC):
         Raises:
             OutputError: it cannot be read.
         """
-        path = part_path(self.output, self.form, number)
+        path = self._part(number)
         try:
             return Done(number, **self._counts(number))
         except (OSError, ValueError, KeyError, TypeError) as exc:  # pyarrow's errors are ValueErrors
@@ -185,7 +190,7 @@ class TextParts(Parts):
     def _write(self, shard: Shard, results: Sequence[Record]) -> None:
         rows = rows_for(self.form, self.layout)
         with (
-            self._drafted(part_path(self.output, self.form, shard.number)) as draft,
+            self._drafted(self._part(shard.number)) as draft,
             draft.open("w", encoding="utf-8", newline="") as file,
         ):
             file.writelines(map(rows.row, results))
@@ -194,23 +199,29 @@ class TextParts(Parts):
         from clipcls.sinks.resume import read_written
 
         rows = rows_for(self.form, self.layout)
-        found = read_written(part_path(self.output, self.form, number), rows, head="")
+        found = read_written(self._part(number), rows, head="")
         return {"images": found.images, "failed": found.failed}
 
 
-def joined(output: Path, form: PartFormat, layout: Layout, shards: int) -> None:
-    """Puts the rows of all shards into the file ``output``, as a run that is not cut into shards writes it.
+@contextmanager
+def joined(output: Path, form: PartFormat, layout: Layout, shards: int) -> Iterator[None]:
+    """The rows of all shards, on the disk as a run that is not cut into shards writes them; at the end they take
+    the place of the file ``output``.
 
     Raises:
         OSError: it cannot be written.
     """
     import shutil
 
-    with drafted(output, plan_folder(output)) as draft, draft.open("wb") as file:
-        file.write(rows_for(form, layout).head().encode())
-        for number in range(shards):
-            with part_path(output, form, number).open("rb") as part:
-                shutil.copyfileobj(part, file)
+    with drafted(output, plan_folder(output)) as draft:
+        with draft.open("wb") as file:
+            file.write(rows_for(form, layout).head().encode())
+            for number in range(shards):
+                with part_path(output, form, number).open("rb") as part:
+                    shutil.copyfileobj(part, file)
+            file.flush()
+            os.fsync(file.fileno())
+        yield
 
 
 @dataclass(frozen=True)
@@ -228,9 +239,6 @@ class _ParquetParts(Parts):
 
         notes = pq.read_metadata(self._part(number)).metadata or {}
         return {name: int(count) for name, count in json.loads(notes[_COUNTS]).items()}
-
-    def _part(self, number: int) -> Path:
-        return part_path(self.output, self.form, number)
 
     def _table(
         self, own: Mapping[str, tuple[pa.DataType, Sequence[Any]]], refs: Sequence[ImageRef], counts: Mapping[str, int]

@@ -84,8 +84,9 @@ _PROPERTIES = (
 class XmpSink(ResultSink):
     """Another sink, before which each image's labels are written into its sidecar.
 
-    An uncertain image loses what an earlier run wrote, a frame of a video has no sidecar. A sidecar that cannot be
-    written is told of, and costs neither the record nor the run.
+    An uncertain image loses what an earlier run wrote. A frame of a video has no sidecar, nor has an image that is no
+    file: a table's row, an archive's member, something on the web. A sidecar that cannot be written is told of, and
+    costs neither the record nor the run.
 
     Args:
         inner: the other sink.
@@ -99,7 +100,7 @@ class XmpSink(ResultSink):
         self._labels = {label.column: label for label in labels}
         self._base = Path.cwd()
         self._stems = lru_cache(maxsize=16)(_stems)
-        self._refused = 0
+        self._refused = self._no_files = 0
         self.already_complete, self.failed_before = inner.already_complete, inner.failed_before
 
     @property
@@ -119,21 +120,31 @@ class XmpSink(ResultSink):
     def write(self, record: Record) -> None:
         """See ``Sink.write``."""
         if isinstance(record, Prediction) and not video_of(record.path):
-            image = self._base / record.path
-            path = sidecar(image, full=self._full or self._stems(image.parent)[image.stem.lower()] > 1)
-            try:
-                write_keywords(path, [self._labels[column] for column in record.labels])
-            except OutputError as exc:
-                self._refused += 1
-                if self._refused <= _TOLD:
-                    _log.warning("%s", exc)
+            self._keep(self._base / record.path, [self._labels[column] for column in record.labels])
         self._inner.write(record)
+
+    def _keep(self, image: Path, labels: Sequence[Label]) -> None:
+        if not image.is_file():
+            self._no_files += 1
+            return
+        path = sidecar(image, full=self._full or self._stems(image.parent)[image.stem.lower()] > 1)
+        try:
+            write_keywords(path, labels)
+        except OutputError as exc:
+            self._refused += 1
+            if self._refused <= _TOLD:
+                _log.warning("%s", exc)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Raise OutputError where sidecars could not be written; the other sink is closed before."""
         self._inner.__exit__(kind, error, trace)
+        if self._no_files:
+            _log.warning(
+                "images without a sidecar: %d; rows of tables, members of archives and addresses have none",
+                self._no_files,
+            )
         if error is None and self._refused:
             raise OutputError(
                 f"{self._refused} sidecar{'s' * (self._refused > 1)} could not be written, for the reasons above; "
