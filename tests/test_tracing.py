@@ -299,8 +299,9 @@ def traced_at_once(monkeypatch: pytest.MonkeyPatch, model: Path, **facts: Any) -
     """Have the process that traces find all done, with facts of the test's."""
 
     def run(words: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
-        shutil.copytree(model, words[4], ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
-        edited(Path(words[4]), FACTS, lambda table: table.update(facts))
+        folder = words[-3]
+        shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
+        edited(Path(folder), FACTS, lambda table: table.update(facts))
         return subprocess.CompletedProcess(words, 0, b"", b"")
 
     monkeypatch.setattr(subprocess, "run", run)
