@@ -67,15 +67,10 @@ def corpus(
         places: where each lies, float32 [concepts, 384].
         classes: ImageNet's classes, whose names count most.
         pairs: Chinese words with English ones, whose places are joined.
-        hidden: classes that must stay unknown: neither they nor any of their names is taught.
+        hidden: classes that must stay unknown: neither they nor any of their own names is taught.
         pictured: names and languages of which there are pictures, with the place of these: float32 [384].
     """
-    unsaid = {
-        name.lower()
-        for concept in concepts
-        if concept.offset in hidden
-        for name in (*concept.english, *concept.chinese)
-    }
+    unsaid = frozenset().union(*(_own(wordnet, each, classes) for each in concepts if each.offset in hidden))
     senses: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for row, concept in enumerate(concepts):
         for language, names in (("en", concept.english), ("zh", concept.chinese)):
@@ -93,6 +88,17 @@ def corpus(
     shares = np.array([share for _, share in taught.values()])
     stacked = normalize(torch.stack([place for place, _ in taught.values()]), dim=1)
     return Corpus(list(taught), stacked, shares / shares.sum())
+
+
+def _own(wordnet: WordNet, concept: Concept, classes: Mapping[str, Name]) -> set[str]:
+    """A class's names in lower case, without those of what it is a kind of: to hide 虎斑猫 is not to hide 猫."""
+    above = {
+        name.lower()
+        for offset in wordnet.ancestors(concept.offset) - {concept.offset}
+        for name in (*wordnet.synsets[offset].english, *wordnet.synsets[offset].chinese)
+    }
+    plainest = {names[0].lower() for names in (classes[concept.offset].english, classes[concept.offset].chinese)}
+    return plainest | {name.lower() for name in (*concept.english, *concept.chinese)} - above
 
 
 def _is_plain(name: str, offset: str, classes: Mapping[str, Name]) -> bool:
