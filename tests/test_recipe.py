@@ -197,6 +197,28 @@ def test_unknown_classes_are_taught_under_no_name() -> None:
     assert "狗" not in {name for name, _ in pictured.names}  # unknown, pictures or not
 
 
+def test_hiding_a_class_leaves_the_names_of_what_it_is_a_kind_of() -> None:
+    import concepts
+    import lexicon
+    import text_tower
+    import torch
+
+    synsets = {
+        "1": lexicon.Synset("1", ["cat"], [], "", ["猫"]),
+        "2": lexicon.Synset("2", ["tabby"], ["1"], "", ["虎斑猫"]),
+    }
+    wordnet = lexicon.WordNet(synsets)
+    places, hidden = torch.eye(2, text_tower.DIM), frozenset({"2"})
+
+    def taught(english: str, chinese: str) -> set[str]:
+        classes = {"2": lexicon.Name((english, "cat"), (chinese, "斑猫", "猫"))}
+        chosen = concepts.choose(wordnet, classes, 10, [0.0, 0.5])
+        return {name for name, _ in text_tower.corpus(wordnet, chosen, places, classes, [], hidden).names}
+
+    assert taught("Tabby", "虎斑猫") == {"cat", "猫"}
+    assert taught("cat", "虎斑猫") == {"猫"}  # what is measured is hidden, whatever it means
+
+
 def test_the_draws_that_are_reported_share_no_class_with_those_that_chose() -> None:
     import random
 

@@ -33,6 +33,8 @@ _RATE = 5e-4
 _TEMPERATURE = 0.07
 PICTURE_SHARE = 0.6
 """Of the place of a name that has pictures; the rest is where its meaning lies."""
+_ABSTRACT = 8
+"""How much less often the name of an abstraction is taught: pictures show few, and each costs a thing its turn."""
 _ALIKE = 0.95
 """Cosine above which two places are the same concept."""
 
@@ -123,7 +125,7 @@ def _share(
         share *= 9 if any(_is_plain(name, concept.offset, classes) for concept in meant) else 3
     if any(concept.offset in above for concept in meant):
         share *= 2
-    return share if any(concept.physical for concept in meant) else share / 2
+    return share if any(concept.physical for concept in meant) else share / _ABSTRACT
 
 
 def _join_pairs(taught: dict[tuple[str, str], tuple[Tensor, float]], pairs: Sequence[tuple[str, str]]) -> None:
