@@ -73,7 +73,7 @@ class Decoder:
         """End the process and let go of it."""
         if process := self._process:
             process.kill()
-            with process:
+            with contextlib.suppress(BrokenPipeError), process:  # closing it writes what it has not read
                 self._process = None
 
 

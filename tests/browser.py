@@ -6,7 +6,6 @@ import base64
 import json
 import shutil
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -97,11 +96,3 @@ def chromium(profile: Path, *flags: str) -> Iterator[Browser]:
     finally:
         driver.terminate()
         driver.communicate(timeout=120)
-
-
-def until(condition: Any, seconds: float = 10.0) -> None:
-    """Wait until something holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)

@@ -40,6 +40,14 @@ def within(seconds: float) -> Iterator[None]:
     assert took < seconds or not (idle and _idle())
 
 
+def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
+    """Until it holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test sees or touches the person's cache, configuration or hub downloads, nor the network."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Terminal, within
+from conftest import Terminal, wait_for, within
 from fakes import FakeDoor, FakeEncoder, picture
 from PIL import Image
 
@@ -80,10 +80,11 @@ def test_a_picture_that_takes_too_long_is_a_row_and_the_others_go_on(slow: Path)
     assert "not decoded within 2 s" in Path("out.jsonl").read_text("utf-8")
 
 
-def test_interrupting_does_not_wait_for_it(slow: Path) -> None:
+def test_interrupting_does_not_wait_for_it(slow: Path, own_folders: Path) -> None:
     words = ["classify", "imgs/05.jpg", "--labels", "red,green"]
     run = subprocess.Popen([*FAKE, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(1.5)
+    wait_for((own_folders / "cache").exists)
+    time.sleep(1)  # it is being decoded
     with within(2):
         run.send_signal(signal.SIGINT)
         _, said = run.communicate(timeout=120)
@@ -261,11 +262,18 @@ def test_another_process_decodes_as_a_thread_does() -> None:
     decoder.close()
 
 
-def test_a_decoder_that_crashes_costs_one_picture(here: Path) -> None:
+@pytest.mark.parametrize("gone", [False, True], ids=["while it is told", "before it is told"])
+def test_a_decoder_that_crashes_costs_one_picture(gone: bool, here: Path) -> None:
     data = picture(here / "a.png").read_bytes()
     decoder = Decoder()
+
+    def crash(pixels: int) -> None:
+        decoder.kill()
+        if gone:
+            decoder.start().wait()
+
     with pytest.raises(DecodeError, match="crashed") as raised:
-        decoder.decode(data, min_side=8, name="a.png", max_pixels=10**6, claim=lambda pixels: decoder.kill())
+        decoder.decode(data, min_side=8, name="a.png", max_pixels=10**6, claim=crash)
     assert not raised.value.lasting
     assert decoder.decode(data, min_side=8, name="a.png", max_pixels=10**6, claim=lambda pixels: None).size == (12, 8)
     decoder.close()

@@ -19,8 +19,8 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, DRIVER, Browser, chromium, until
-from conftest import IMAGES, Terminal
+from browser import CHROMIUM, DRIVER, Browser, chromium
+from conftest import IMAGES, Terminal, wait_for
 from fakes import FakeDoor, picture
 from PIL import Image
 
@@ -463,7 +463,7 @@ def groups(browser: Browser) -> dict[str, int]:
 
 def in_view(browser: Browser) -> None:
     browser.run("document.querySelector('.toolbar').scrollIntoView(); dispatchEvent(new Event('scroll'))")
-    until(lambda: browser.run("return document.querySelectorAll('.tile img').length > 5"))
+    wait_for(lambda: browser.run("return document.querySelectorAll('.tile img').length > 5"))
 
 
 def focused(browser: Browser, fact: str) -> Any:
@@ -496,7 +496,7 @@ def test_scrolling_to_any_place_builds_its_tiles(browser: Browser) -> None:
         """
     )
     assert sorted(took)[30] < 50  # milliseconds
-    until(lambda: browser.run("return document.querySelectorAll('.tile.broken').length"))
+    wait_for(lambda: browser.run("return document.querySelectorAll('.tile.broken').length"))
     assert browser.run("return document.querySelectorAll('.tile').length") < 200
 
 
@@ -504,7 +504,7 @@ def test_scrolling_to_any_place_builds_its_tiles(browser: Browser) -> None:
 def test_names_do_nothing(browser: Browser) -> None:
     in_view(browser)
     choose(browser, "search", "onerror")
-    until(lambda: browser.run("return document.querySelectorAll('.tile').length") == 1)
+    wait_for(lambda: browser.run("return document.querySelectorAll('.tile').length") == 1)
     browser.run("document.querySelector('.tile').click()")
     assert browser.text("#view-name") == f"imgs/{NASTY}"
     choose(browser, "search", "")
@@ -581,7 +581,7 @@ def test_the_keyboard_is_enough(browser: Browser) -> None:
     assert browser.text("#view-name") != first
     browser.press("Escape")
     assert not browser.run("return document.getElementById('view').open")
-    until(lambda: focused(browser, "dataset.place") == "2")  # the browser tells of the closing a moment later
+    wait_for(lambda: focused(browser, "dataset.place") == "2")  # the browser tells of the closing a moment later
 
 
 @needs_browser
@@ -684,7 +684,7 @@ def test_thumbnails_beside_the_page_are_shown(shared: tuple[Browser, Path], tmp_
     page = Page(title="t", items=(item("a", ("b", 1.0)),))
     write(page, tmp_path / "r.html", thumbnails=tmp_path / "缩 #?%41")
     browser.open(tmp_path / "r.html")
-    until(lambda: browser.run("return document.querySelector('.tile img').naturalWidth") == 160)
+    wait_for(lambda: browser.run("return document.querySelector('.tile img').naturalWidth") == 160)
 
 
 def test_the_shipped_photographs_have_small_thumbnails() -> None:
