@@ -159,9 +159,9 @@ def _last(settings: Settings) -> str:
 
 def _import_torch() -> str:
     """In a process of its own: a broken torch may take its process with it."""
-    # -P, so that nothing in the current folder is taken for it.
-    command = [sys.executable, "-P", "-c", _IMPORT_TORCH]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=_TORCH_SECONDS, check=False)
+    from clipcls.isolated import python
+
+    done = subprocess.run(python(_IMPORT_TORCH), capture_output=True, text=True, timeout=_TORCH_SECONDS, check=False)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ClipclsError(f"cannot be imported: {last}; pip install --force-reinstall torch torchvision")

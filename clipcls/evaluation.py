@@ -146,9 +146,9 @@ def evaluate(answers: Ranked, truth: Ints, labels: tuple[str, ...], seed: int = 
 
 
 def _basic(found: Interval) -> Interval:
-    """A figure that is 0 or more, with its basic bootstrap interval (Davison and Hinkley 1997, section 5.2)."""
+    """A figure from 0 to 1, with its basic bootstrap interval (Davison and Hinkley 1997, section 5.2)."""
     value, low, high = found.value, 2 * found.value - found.high, 2 * found.value - found.low
-    return Interval(value, max(0.0, low), max(value, high))
+    return Interval(value, max(0.0, low), min(1.0, max(value, high)))
 
 
 def calibration_error(answers: Ranked, truth: Ints) -> float:
@@ -162,6 +162,7 @@ class _Sums:
     def __init__(self, answers: Ranked, truth: Ints, labels: int) -> None:
         self._truth, self._guess, self._labels = truth, answers.top[:, 0], labels
         hits = answers.top == truth[:, None]
+        self._has_images = np.bincount(truth, minlength=labels) > 0
         self._right, self._among = hits[:, 0].astype(np.float64), hits.any(axis=1).astype(np.float64)
         self._probability = answers.probability
         self._bin = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], answers.probability)
@@ -172,13 +173,14 @@ class _Sums:
         there = shown > 0
         total = weights.sum()
         f1 = _ratio(2 * right, shown + called)
+        told = self._has_images & (shown + called > 0)  # a label that a draw leaves out says nothing
         _, probability, correct = self._by_bin(weights)
         return np.array(
             [
                 right.sum() / total,
                 weights @ self._among / total,
                 (right[there] / shown[there]).mean(),
-                f1.mean(),
+                f1[told].mean() * self._has_images.mean(),  # labels without images have 0
                 np.abs(probability - correct).sum() / total,
             ]
         )

@@ -123,7 +123,18 @@ def test_a_right_answer_at_every_image_leaves_nothing_to_doubt() -> None:
     truth = np.array([0, 1, 1, 0])
     found = evaluate(Ranked(truth[:, None], np.ones(4)), truth, ("a", "b", "never"))
     assert (found.top1.low, found.top1.value, found.ece.value) == (1.0, 1.0, 0.0)
-    assert found.macro_f1.value == pytest.approx(2 / 3)  # every label counts
+    assert (found.macro_f1.low, found.macro_f1.value) == pytest.approx((2 / 3, 2 / 3))  # every label counts
+
+
+def test_labels_that_a_draw_leaves_out_cost_the_macro_f1_nothing() -> None:
+    truth = np.arange(50)
+    found = evaluate(Ranked(truth[:, None], np.ones(50)), truth, tuple(map(str, truth)))
+    assert (found.macro_f1.low, found.macro_f1.value, found.macro_f1.high) == (1, 1, 1)
+
+
+def test_no_calibration_error_is_above_1() -> None:
+    found = evaluate(Ranked(np.array([[0]] + [[1]] * 7), np.full(8, 0.99)), np.zeros(8, np.intp), ("a", "b")).ece
+    assert found.low < found.value < found.high <= 1
 
 
 def test_accuracy_of_a_real_model_computed_independently(here: Path, clipcls: Terminal) -> None:

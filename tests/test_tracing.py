@@ -261,11 +261,20 @@ def test_nothing_in_the_current_folder_is_run(
     assert not Path("ran").exists()
 
 
+@pytest.mark.parametrize(
+    "told",
+    [OSError(28, "No space left on device"), Exception("I/O error: No space left on device (os error 28)")],
+    ids=["Python's", "Rust's"],
+)
 def test_a_full_disk_does_not_keep_a_model_from_being_traced_later(
-    models: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    told: Exception,
+    models: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise told
 
     monkeypatch.setattr(tracing, "trace", full)
     monkeypatch.setattr("sys.argv", ["-c", models["clip"], str(tmp_path), "f", "fp32"])

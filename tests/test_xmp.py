@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from clipcls.errors import OutputError
 from clipcls.labels import Label
+from clipcls.sinks import durable
 from clipcls.sinks.xmp import sidecar, with_keywords, write_keywords
 
 Install = Callable[..., FakeDoor]
@@ -287,3 +288,33 @@ def test_a_resumed_run_must_write_sidecars_as_well(fake: Install, imgs: Path, cl
     assert "nothing to do" in clipcls.err
     clipcls(*words, "--resume", code=7)
     assert "write_xmp: short then, None now" in clipcls.err
+
+
+def test_two_that_write_one_file_at_once_leave_it_whole(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path("a.xmp")
+
+    def meanwhile(source: Path, target: Path) -> None:
+        monkeypatch.setattr(durable, "move", move)
+        with monkeypatch.context() as refusing, pytest.raises(OSError, match="full"):
+            refusing.setattr("os.fsync", refused)
+            durable.write_whole(path, "the other's")
+        move(source, target)
+
+    def refused(_: int) -> None:
+        raise OSError(28, "full")
+
+    move = durable.move
+    monkeypatch.setattr(durable, "move", meanwhile)
+    durable.write_whole(path, "ours")
+    assert path.read_text() == "ours" and [each.name for each in Path().iterdir()] == ["a.xmp"]
+
+
+def test_a_disk_that_keeps_no_permissions_keeps_sidecars(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("a.xmp").write_text("old")
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("shutil.copymode", refused)
+    durable.write_whole(Path("a.xmp"), "new")
+    assert Path("a.xmp").read_text() == "new"

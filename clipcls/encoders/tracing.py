@@ -190,7 +190,8 @@ def main() -> None:
             trace(spec, files, fingerprint, Path(folder), "int8" if precision == "int8" else "fp32")
         except Exception as exc:  # the exporter fails in its own ways on what it does not know
             reason = str(exc) if isinstance(exc, ClipclsError) else one_line(exc)
-            if getattr(exc, "errno", None) or out_of_memory(exc):  # a full disk: the next run may have more room
+            if getattr(exc, "errno", None) or "(os error " in reason or out_of_memory(exc):
+                # A full disk, in Python's words or in Rust's: the next run may have more room.
                 raise ModelError(reason) from exc
             for path in Path(folder).iterdir():
                 path.unlink()

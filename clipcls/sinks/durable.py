@@ -23,10 +23,10 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; then ``path`` holds what it held.
     """
-    draft = path.with_name(path.name + ".partial")
+    draft = path.with_name(f"clipcls-{uuid.uuid4().hex}.partial")  # another process may write the same
     try:
         with draft.open("w", encoding="utf-8", newline="") as file:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # there is none yet, or the disk keeps no permissions
                 shutil.copymode(path, draft)
             file.write(text)
             file.flush()

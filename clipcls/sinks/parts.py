@@ -42,7 +42,9 @@ _PARTS = {
 _EMBEDDINGS, _FAILED = "img_emb", "failed"
 _NONE_READ = (_FAILED, "none_read_", ".parquet")
 """Of a shard without any embedding: embedding_reader leaves empty arrays out, but not the metadata beside them."""
-_OF_A_PLAN = re.compile(r"lock|index|shards|plan\.json|plan\.run\.json(\.partial)?|part-\d{6}\.(csv|jsonl)|draft-.*")
+_OF_A_PLAN = re.compile(
+    r"lock|index|shards|plan\.json|plan\.run\.json(\.partial)?|clipcls-.*\.partial|part-\d{6}\.(csv|jsonl)|draft-.*"
+)
 _COUNTS = b"clipcls"
 """Where a Parquet file's own notes tell what is in it."""
 
