@@ -95,7 +95,7 @@ def _from_csv(text: str, path: Path) -> Iterator[Label]:
                 header = [cell.strip().lower() for cell in row]
                 if "name" in header:
                     continue
-                if len(header) == 1 and header[0] in _HEADS:
+                if header[0] in _HEADS and not any(header[1:]):
                     logger.warning("%s: %s is taken for a label; a column of labels is called name", path, row[0])
             if "name" in header:
                 if any(cell.strip() for cell in row[len(header) :]):

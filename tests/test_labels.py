@@ -292,10 +292,17 @@ def test_a_file_with_a_mistake_is_one_clear_line(tmp_path: Path, name: str, cont
     assert message in str(raised.value) and "\n" not in str(raised.value) and len(str(raised.value)) < 300
 
 
-def test_a_header_that_is_no_name_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    found = read_labels(write(tmp_path, "a.csv", "标签\n猫\n狗\n"))
+@pytest.mark.parametrize("content", ["标签\n猫\n狗\n", "标签,\n猫,\n狗,\n"], ids=["one column", "an empty one more"])
+def test_a_header_that_is_no_name_is_told(content: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = read_labels(write(tmp_path, "a.csv", content))
     assert [label.name for label in found.labels] == ["标签", "猫", "狗"]
     assert "标签 is taken for a label; a column of labels is called name" in caplog.messages[0]
+
+
+def test_a_header_of_several_columns_is_an_error_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(UsageError, match="several columns, and no header with name"):
+        read_labels(write(tmp_path, "a.csv", "label,synonyms\n猫,喵\n"))
+    assert not caplog.messages
 
 
 def test_a_file_that_unfolds_without_end_is_refused_at_once(tmp_path: Path) -> None:

@@ -435,7 +435,7 @@ def test_a_run_that_is_refused_leaves_the_plan_that_another_is_making(photos: Fa
 
 def test_what_a_killed_run_left_is_no_part_of_the_next_one(photos: FakeDoor) -> None:
     Path("out.csv.plan").mkdir()
-    for name in ("lock", "part-000000.csv", "plan.run.json.partial", "draft-1"):
+    for name in ("lock", "part-000000.csv", "plan.run.json.partial", "clipcls-1.partial", "draft-1"):
         Path("out.csv.plan", name).write_text("photos/0.png,ok,cat\n")
     with opened(Path("out.csv"), info(format="csv"), refs) as plan:
         assert plan and plan.todo() == [0, 1, 2]
