@@ -230,7 +230,7 @@ def _pictures(bench: Bench, trunk: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def _meanings(bench: Bench) -> tuple[list[concepts.Concept], Tensor]:
-    """The concepts, and e5's whitened meaning of each: float32 [concepts, 384], unit rows."""
+    """The concepts, and what e5 says of each: float32 [concepts, 768], unit rows."""
     chance = random.Random(bench.seed)
     taught = concepts.choose(
         bench.wordnet, bench.classes, OTHER_CONCEPTS, [chance.random() for _ in bench.wordnet.synsets]

@@ -2,21 +2,23 @@
 
 For pictures, a class sits where the image classifier puts it (its weights, whitened) and where its meaning is. For
 texts, every concept sits where its meaning lies among the classes: its visual part is a kernel regression on them.
-Meaning is made of WordNet position and e5's vectors.
+Meaning is made of WordNet position and of e5's vectors of names and gloss.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import e5
 import torch
 import vocabulary
 from lexicon import Name, Synset, WordNet, usable_english
+from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -26,7 +28,9 @@ DIM = 384
 PHYSICAL = "00001930"
 """WordNet's physical entity."""
 
-_GRAPH_SHARE = 0.2  # of meaning; the rest is e5
+_GRAPH_SHARE = 0.14  # of meaning; the rest is e5
+_GLOSS_SHARE = 0.35  # of what e5 says; the rest is names
+_GLOSS_POWER = 0.75
 _VISUAL_SHARE = 0.6  # of a target; the rest is meaning
 _VISUAL_DIMS = 256
 _VISUAL_POWER = 0.75  # 1 whitens the classifier's weights wholly
@@ -34,17 +38,21 @@ _GRAPH_POWER = 0.8
 _KERNEL_POWER = 1.5
 _RIDGE = 0.005
 _CLASS_WEIGHT = 6.0  # of a class against any other concept, where the space is cut to DIM dimensions
-CHOICES = (_GRAPH_SHARE, _VISUAL_SHARE, _VISUAL_DIMS, _VISUAL_POWER, _GRAPH_POWER, _KERNEL_POWER, _RIDGE, _CLASS_WEIGHT)
+CHOICES = (
+    _GRAPH_SHARE, _GLOSS_SHARE, _GLOSS_POWER, _VISUAL_SHARE, _VISUAL_DIMS, _VISUAL_POWER, _GRAPH_POWER, _KERNEL_POWER,
+    _RIDGE, _CLASS_WEIGHT,
+)  # fmt: skip
 """What the targets change with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """A synset with the names that are taught."""
+    """A synset with the names that are taught, and with what WordNet says it is."""
 
     offset: str
     english: tuple[str, ...]
     chinese: tuple[str, ...]
+    gloss: str
     physical: bool
 
 
@@ -76,21 +84,31 @@ def _concept(synset: Synset, name: Name | None, physical: bool) -> Concept:
         chinese = list(dict.fromkeys([*name.chinese, *chinese[:2]]))[:4]
     else:
         english, chinese = english[:3] or synset.english[:1], chinese[:3]
-    return Concept(synset.offset, tuple(english), tuple(chinese), physical)
+    return Concept(synset.offset, tuple(english), tuple(chinese), synset.gloss, physical)
 
 
 def meanings(model: e5.E5, concepts: Sequence[Concept], classes: Mapping[str, Name], seed: int) -> Tensor:
-    """What e5 says of every concept's names in both languages, whitened: float32 [concepts, 384], unit rows."""
+    """What e5 says of every concept, by its names and by its gloss: float32 [concepts, 768], unit rows."""
     tokenizer = vocabulary.tokenizer(model.pieces)
     tokenizer.enable_truncation(vocabulary.CONTEXT)
-    bert = e5.bert(model.tensors, model.layers, vocabulary.CONTEXT)
+    read = functools.partial(e5.encode, e5.bert(model.tensors, model.layers, vocabulary.CONTEXT), tokenizer)
+    names = _of_names(read, tokenizer, concepts, classes, seed)
+    glosses = _of_glosses(read, concepts)
+    return normalize(torch.cat([(1 - _GLOSS_SHARE) ** 0.5 * names, _GLOSS_SHARE**0.5 * glosses], 1), dim=1)
+
+
+def _of_names(
+    read: Callable[[Sequence[str]], Tensor], tokenizer: Tokenizer, concepts: Sequence[Concept],
+    classes: Mapping[str, Name], seed: int,
+) -> Tensor:  # fmt: skip
+    """The mean over a concept's names in both languages, whitened: float32 [concepts, 384], unit rows."""
     chance = random.Random(seed)
     both = [c for c in concepts if c.physical and c.offset not in classes and c.english[0].islower() and c.chinese]
     sentences = [_quadruple(concept, chance) for concept in chance.sample(both, 7000)]
     spoken = [(_plain(concept.english, name, 0), _plain(concept.chinese, name, 1)) for concept in concepts
               for name in [classes.get(concept.offset)]]  # fmt: skip
     texts = list(dict.fromkeys(text for group in (*sentences, *(a + b for a, b in spoken)) for text in group))
-    vectors = e5.encode(bert, tokenizer, texts)
+    vectors = read(texts)
     known = {text: number for number, text in enumerate(texts)}
     unreadable = {text for text, found in zip(texts, tokenizer.encode_batch(texts), strict=True) if e5.UNK in found.ids}
     centre, matrix = whitening(vectors[[[known[text] for text in four] for four in sentences]])
@@ -101,6 +119,14 @@ def meanings(model: e5.E5, concepts: Sequence[Concept], classes: Mapping[str, Na
             if readable := [known[name] for name in names if name not in unreadable]:
                 means[row] += normalize(white[readable].mean(0), dim=0)
     return normalize(means, dim=1)
+
+
+def _of_glosses(read: Callable[[Sequence[str]], Tensor], concepts: Sequence[Concept]) -> Tensor:
+    """What no name tells, "slow-moving, with a spirally coiled shell", whitened: float32 [concepts, 384], unit rows."""
+    vectors = read([concept.gloss for concept in concepts])
+    physical = vectors[[concept.physical for concept in concepts]]
+    centre = physical.mean(0)
+    return normalize((vectors - centre) @ _whitened_basis(physical - centre, e5.WIDTH, _GLOSS_POWER), dim=1)
 
 
 def _plain(taught: tuple[str, ...], name: Name | None, language: int) -> tuple[str, ...]:
@@ -184,7 +210,7 @@ def targets(meanings: Tensor, places: Tensor, weights: Tensor, rows: Sequence[in
     """The targets, fitted to the seen classes alone.
 
     Args:
-        meanings: e5's whitened meaning of every concept, float32 [concepts, 384], unit rows.
+        meanings: what e5 says of every concept, float32 [concepts, 768], unit rows.
         places: WordNet positions, float32 [concepts, 256], unit rows.
         weights: the image classifier's weights, float32 [1000, 1280].
         rows: each class's row among the concepts.
