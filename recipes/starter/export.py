@@ -95,7 +95,7 @@ def _open_clip_config(layers: int, pieces: int) -> dict[str, Any]:
             "mean": [image_tower.MEAN] * 3,
             "std": [image_tower.STD] * 3,
             "interpolation": "bicubic",
-            "resize_mode": "shortest",
+            "resize_mode": "squash",
             "fill_color": 0,
         },
     }

@@ -79,7 +79,7 @@ def view(image: Image.Image, kind: str, size: int, key: str) -> Image.Image:
         image = _oddity(_random_crop(image, chance, 0.4), chance)
     if kind == "flip" or (kind in ("crop", "soft", "odd") and chance.random() < 0.5):
         image = ImageOps.mirror(image)
-    return _centre(image, size)
+    return image.resize((size, size), Image.Resampling.BICUBIC)  # whole, as the model sees every picture
 
 
 def shrunk(image: Image.Image, shorter: int) -> Image.Image:
@@ -88,15 +88,6 @@ def shrunk(image: Image.Image, shorter: int) -> Image.Image:
     return image.resize(
         (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
     )
-
-
-def _centre(image: Image.Image, size: int) -> Image.Image:
-    """Shorter side to ``size``, then the middle: torchvision's Resize and CenterCrop."""
-    width, height = image.size
-    target = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
-    image = image.resize(target, Image.Resampling.BICUBIC)
-    left, top = round((target[0] - size) / 2), round((target[1] - size) / 2)
-    return image.crop((left, top, left + size, top + size))
 
 
 def _random_crop(image: Image.Image, chance: random.Random, least: float) -> Image.Image:
