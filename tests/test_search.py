@@ -154,6 +154,8 @@ def test_a_cache_whose_pictures_have_moved_says_so(folder: Path, clipcls: Termin
     folder.rename("elsewhere")
     assert clipcls.rows("search", "red") == []
     assert "none of these pictures is where it was, unchanged: name a folder after the query, once" in clipcls.err
+    assert clipcls.rows("search", "red", "--threshold", 0) == []
+    assert "no picture that is where it was reaches a cosine of 0" in clipcls.err
 
 
 def test_an_image_that_cannot_be_read_is_told(folder: Path, clipcls: Terminal) -> None:

@@ -120,7 +120,11 @@ def search(
         else:
             show(form, Match, matches)
     if not (matches or quiet) and threshold > -1:
-        say(f"nothing reaches a cosine of {threshold}")
+        say(
+            f"nothing reaches a cosine of {threshold}"
+            if paths
+            else f"no picture that is where it was reaches a cosine of {threshold}"
+        )
     elif not (matches or quiet or paths):
         say("none of these pictures is where it was, unchanged: name a folder after the query, once")
     if report:
