@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import subprocess
 import sys
@@ -119,15 +120,17 @@ def test_a_stage_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_a_clean_view_is_what_open_clip_sees() -> None:
     import image_tower
     import pictures
-    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+    from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    theirs = Compose([Resize(image_tower.SIZE, InterpolationMode.BICUBIC), CenterCrop(image_tower.SIZE)])
+    own = json.loads((STARTER_FOLDER / "open_clip_config.json").read_text(encoding="utf-8"))["preprocess_cfg"]
+    theirs = image_transform_v2(PreprocessCfg(**own), is_train=False)
     for path in IMAGES.glob("*.jpg"):
         with Image.open(path) as opened:
             image = opened.convert("RGB")
         for turned in (image, image.rotate(90, expand=True)):
-            ours = pictures.view(turned, "clean", image_tower.SIZE, "")
-            assert np.array_equal(np.asarray(ours), np.asarray(theirs(turned)))
+            ours = np.asarray(pictures.view(turned, "clean", image_tower.SIZE, ""), np.float32) / 255
+            normalised = ((ours - image_tower.MEAN) / image_tower.STD).transpose(2, 0, 1)
+            np.testing.assert_allclose(normalised, theirs(turned), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["clean", "flip", "small", "crop0", "soft0", "soft1", "odd0", "odd1", "odd2", "odd3"])
@@ -230,6 +233,23 @@ def test_the_draws_that_are_reported_share_no_class_with_those_that_chose() -> N
     distinct = [number for number in range(1000) if number not in build.DOUBLES]
     for seed in (7, 8, 9):
         assert not (first | second | third) & set(random.Random(seed).sample(distinct, 150))
+
+
+def test_glosses_tell_things_apart_by_what_not_all_glosses_say() -> None:
+    import concepts
+    import e5
+    import torch
+
+    chance = torch.Generator().manual_seed(0)
+    said = torch.randn(500, e5.WIDTH, generator=chance) * torch.linspace(3, 0.1, e5.WIDTH) + 7
+    listed = [concepts.Concept(str(i), ("a",), (), f"gloss {i}", physical=i % 5 != 0) for i in range(500)]
+    read = {concept.gloss: row for concept, row in zip(listed, said, strict=True)}
+    found = concepts._of_glosses(lambda texts: torch.stack([read[text] for text in texts]), listed)
+    physical = found[[concept.physical for concept in listed]]
+    assert torch.allclose(found.norm(dim=1), torch.ones(500), atol=1e-5)
+    assert physical.mean(0).norm() < 0.1  # before: 0.97 of each was the same
+    spread = physical.square().mean(0)
+    assert spread.max() / spread.min() < 100  # before: 900
 
 
 def test_turned_targets_lie_where_the_others_do_and_keep_their_angles() -> None:
