@@ -124,9 +124,7 @@ def _of_names(
 def _of_glosses(read: Callable[[Sequence[str]], Tensor], concepts: Sequence[Concept]) -> Tensor:
     """What no name tells, "slow-moving, with a spirally coiled shell", whitened: float32 [concepts, 384], unit rows."""
     vectors = read([concept.gloss for concept in concepts])
-    physical = vectors[[concept.physical for concept in concepts]]
-    centre = physical.mean(0)
-    return normalize((vectors - centre) @ _whitened_basis(physical - centre, e5.WIDTH, _GLOSS_POWER), dim=1)
+    return _whitened(vectors, vectors[[concept.physical for concept in concepts]], e5.WIDTH, _GLOSS_POWER)
 
 
 def _plain(taught: tuple[str, ...], name: Name | None, language: int) -> tuple[str, ...]:
@@ -180,15 +178,15 @@ def positions(wordnet: WordNet, concepts: Sequence[Concept], classes: Sequence[s
             sparse[row, nodes[above]] = growth[above]
     rows = {concept.offset: row for row, concept in enumerate(concepts)}
     known = sparse[[rows[offset] for offset in classes]]
-    basis = _whitened_basis(known - known.mean(0), 256, _GRAPH_POWER)
-    placed = normalize((sparse - known.mean(0)) @ basis, dim=1)
-    return placed * (sparse.sum(1) > 0)[:, None]
+    return _whitened(sparse, known, 256, _GRAPH_POWER) * (sparse.sum(1) > 0)[:, None]
 
 
-def _whitened_basis(rows: Tensor, dims: int, power: float) -> Tensor:
-    """The leading principal directions of centred rows, each shrunk by a power of its singular value."""
-    _, singular, directions = torch.linalg.svd(rows, full_matrices=False)
-    return directions[:dims].T @ torch.diag((singular[:dims] / singular[0]).pow(-power))
+def _whitened(rows: Tensor, over: Tensor, dims: int, power: float) -> Tensor:
+    """Rows in the leading principal directions of others, each shrunk by a power of its singular value: unit rows."""
+    centre = over.mean(0)
+    _, singular, directions = torch.linalg.svd(over - centre, full_matrices=False)
+    basis = directions[:dims].T @ torch.diag((singular[:dims] / singular[0]).pow(-power))
+    return normalize((rows - centre) @ basis, dim=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +217,7 @@ def targets(meanings: Tensor, places: Tensor, weights: Tensor, rows: Sequence[in
     known = sorted(seen)
     meaning = normalize(torch.cat([_GRAPH_SHARE**0.5 * places, (1 - _GRAPH_SHARE) ** 0.5 * meanings], 1), dim=1)
     known_meaning = meaning[[rows[i] for i in known]]
-    centre = weights[known].mean(0)
-    basis = _whitened_basis(weights[known] - centre, _VISUAL_DIMS, _VISUAL_POWER)
-    visual = normalize((weights - centre) @ basis, dim=1)
+    visual = _whitened(weights, weights[known], _VISUAL_DIMS, _VISUAL_POWER)
 
     def kernel(of: Tensor) -> Tensor:
         return (of @ known_meaning.T).clamp_min(0) ** _KERNEL_POWER

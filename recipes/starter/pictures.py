@@ -79,7 +79,7 @@ def view(image: Image.Image, kind: str, size: int, key: str) -> Image.Image:
         image = _oddity(_random_crop(image, chance, 0.4), chance)
     if kind == "flip" or (kind in ("crop", "soft", "odd") and chance.random() < 0.5):
         image = ImageOps.mirror(image)
-    return image.resize((size, size), Image.Resampling.BICUBIC)  # whole, as the model sees every picture
+    return image.resize((size, size), Image.Resampling.BICUBIC)  # squashed, as the model sees pictures
 
 
 def shrunk(image: Image.Image, shorter: int) -> Image.Image:
