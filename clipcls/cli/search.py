@@ -119,17 +119,21 @@ def search(
             _write_paths(matches, "\0" if null else "\n")
         else:
             show(form, Match, matches)
-    if not (matches or quiet) and threshold > -1:
-        say(
-            f"nothing reaches a cosine of {threshold}"
-            if paths
-            else f"no picture that is where it was reaches a cosine of {threshold}"
-        )
-    elif not (matches or quiet or paths):
-        say("none of these pictures is where it was, unchanged: name a folder after the query, once")
+    if not (matches or quiet):
+        _tell_nothing(threshold, known=not paths)
     if report:
         _write_page(report, matches, ", ".join([query, *(and_ or []), *(like or [])]).strip(", "))
     raise typer.Exit(InputError.exit_code if failures else 0)
+
+
+def _tell_nothing(threshold: float, *, known: bool) -> None:
+    """Why no picture was found."""
+    if known and threshold > -1:
+        say(f"no picture that is where it was reaches a cosine of {threshold}")
+    elif known:
+        say("none of these pictures is where it was, unchanged: name a folder after the query, once")
+    elif threshold > -1:
+        say(f"nothing reaches a cosine of {threshold}")
 
 
 def _known(classifier: Classifier, vector: Float32, top: int, threshold: float, *, quiet: bool) -> list[Match]:
