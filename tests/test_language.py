@@ -26,6 +26,7 @@ from rich.cells import cell_len
 
 from clipcls.cli.language import CATALOGUE, chosen, line_ends, parts, speak, told
 from clipcls.cli.tables import Column, show_table
+from clipcls.encoders.catalogue import entries
 from clipcls.errors import UsageError
 from clipcls.languages import _LANGUAGES, NAMES
 
@@ -57,6 +58,7 @@ FILLED_IN = (
     *("access denied; check your credentials", "access denied (HTTP {}); check your credentials"),
     *("the server answers with an error (HTTP {})", "the server cannot be reached, or breaks off"),
     *(*NAMES.values(), *_LANGUAGES, "Chinese and English", "English and Chinese", "--model {} or --model {}"),
+    *(entry.description for entry in entries()),
     "{} image and {} text embeddings ({} MB) and what {} models need to run without torch",
 )
 """What the system says, and words that are put together out of the test's sight."""
@@ -166,6 +168,8 @@ class Messages:
                 return self.forms(ast.Tuple(place.source.constants[name].values), place)
             case ast.Call(func=ast.Name(id=name)) if template := template_of(name, place.source):
                 return self.forms(template, Place(place.source, None, place.line))
+            case ast.Call(func=ast.Attribute(attr="join"), args=[value]):
+                self.forms(value, place)
             case ast.Call(func=ast.Attribute(value=ast.Name() as words, attr="format")):
                 return [form.replace("{{}}", "{}") for form in self.forms(words, place)]
             case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) | ast.Attribute(attr=name):
@@ -229,6 +233,8 @@ def said(node: ast.AST, errors: set[str], *, in_cli: bool) -> Iterator[ast.expr]
         case ast.Call(func=ast.Attribute(value=ast.Name(id=logger)), args=[text, *fills]) if logger in LOGGERS:
             yield from (from_percent(text), *fills)
         case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[text, *_]) if name in SAYING:
+            yield text
+        case ast.Call(func=ast.Name(id="told"), args=[ast.Call() as text]):
             yield text
         case ast.Call(func=ast.Name(id="Column"), args=[heading, *_]) if in_cli:
             yield heading
@@ -361,6 +367,16 @@ def test_a_message_in_a_message_is_told_too(chinese: None) -> None:
     assert told("error: x.toml: no templates in it") == "错误：x.toml：里面没有模板"
     assert told("4 done before; 1 image, 0 failed, 1.0 s, 1.0 images/s, 0 from the cache; skipped 2 .heic") == (
         "之前已完成 4 张；1 张图片，失败 0 张，用时 1.0 秒，每秒 1.0 张，0 张来自缓存；跳过 2 .heic"
+    )
+
+
+def test_what_is_joined_is_told_part_by_part(chinese: None) -> None:
+    assert told(
+        "error: out.csv cannot be resumed, the earlier run was another one: labels: 猫 then, 狗 now; "
+        "top k: 1 then, 2 now. Ask for the same again, or start over with --overwrite"
+    ) == (
+        "错误：out.csv 不能接着做，上次运行的设置不同：标签：原来是 猫，现在是 狗；top k：原来是 1，现在是 2。"
+        "请用同样的设置，或用 --overwrite 从头来"
     )
 
 

@@ -322,7 +322,7 @@ def test_list_is_quick_and_imports_nothing_heavy(unmeasured: None) -> None:
 def test_info_tells_each_fact_with_its_source(clipcls: Terminal, hub: Path) -> None:
     told = clipcls("models", "info", "xlmr-b32")
     assert "ImageNet zero-shot top-1, English labels: 62.4% (open_clip, docs/openclip_results.csv" in told
-    assert "weights: not on disk; it is in laion/CLIP-ViT-B-32-xlm-roberta-base-laion5B-s13B-b90k" in told
+    assert "weights: not on disk, it is in laion/CLIP-ViT-B-32-xlm-roberta-base-laion5B-s13B-b90k" in told
     assert clipcls("models", "info", "xlm-roberta-base-ViT-B-32/laion5b_s13b_b90k") == told
     assert "not published" in clipcls("models", "info", "chinese-clip-b16")
     found = json.loads(clipcls("models", "info", "starter", "--json"))
@@ -524,10 +524,21 @@ def test_every_recommended_model_reads_the_labels(
         assert entry and (reading in entry.languages or "mul" in entry.languages)
 
 
+def test_models_are_described_in_chinese(clipcls: Terminal, hub: Path) -> None:
+    told = clipcls("--lang", "zh", "models", "recommend", "-l", "大象,cat", "--device", "cpu")
+    assert told.startswith("xlmr-b32：在 CPU 上够快的模型里中文最好；英文稍弱\n    看得懂中文\n    看得懂拉丁字母\n")
+    assert "\n    按中文句子能找到 53.7% 的图片（Crossmodal-3600）\n" in told
+    told = clipcls("--lang", "zh", "models", "info", "xlmr-b32")
+    assert "\n许可证：MIT (the hub" in told
+    assert "\n在硬盘上：否\n  text tower：不在硬盘上，在 xlm-roberta-base 里\n" in told
+    assert "\n不用 torch：可以，计算图随它一起在 " in clipcls("--lang", "zh", "models", "info", "starter")
+
+
 def test_recommend_says_why_and_what_to_type(clipcls: Terminal) -> None:
     told = clipcls("models", "recommend", "--labels", "cat,dog", "--device", "cpu")
     assert "    clipcls models use siglip2-b16\n" in told and "reads Latin script" in told and "on cpu" in told
     assert "not for commercial use (Apple AMLR, research only)" in told
+    assert "    reads your labels\n" in clipcls("models", "recommend", "--labels", "1,2")
     clipcls("models", "recommend", code=2)
     assert "no labels given" in clipcls.err
 

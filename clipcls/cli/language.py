@@ -165,7 +165,14 @@ class _Entry:
         self.rank = len(self._literals[0]), sum(map(len, self._literals))
 
     def said(self, text: str) -> str | None:
-        """A text in Chinese; None if it is another message."""
+        """A text in Chinese, or several of the same kind in a row; None if it is another message."""
+        clauses = text.split("; ")
+        # Lest the last gap of the first take in all that follow.
+        if len(clauses) > 1 and all(several := [self._said(each) for each in clauses]):
+            return "；".join(filter(None, several))
+        return self._said(text)
+
+    def _said(self, text: str) -> str | None:
         if not text.startswith(self._literals[0]) or not all(literal in text for literal in self._literals):
             return None
         if self._pattern is None:

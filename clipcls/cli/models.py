@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipcls.cli import transfers
-from clipcls.cli.common import given_labels, quiet_pipe, say
+from clipcls.cli.common import given_labels, quiet_pipe, say, show
+from clipcls.cli.language import told
 from clipcls.cli.options import AsJson, Debug, Device, LabelsFile
 from clipcls.cli.tables import Column, show_table
 from clipcls.cli.transfers import Name
@@ -24,6 +25,7 @@ from clipcls.errors import ModelError, UsageError
 if TYPE_CHECKING:
     from clipcls.encoders.agreement import Agreement
     from clipcls.encoders.catalogue import Entry
+    from clipcls.encoders.ondisk import Part
     from clipcls.encoders.spec import ModelSpec
 
 app = typer.Typer(
@@ -33,6 +35,13 @@ app = typer.Typer(
 )
 
 _SHOWN = 3
+_ON_DISK = {"yes": "on disk: yes", "partly": "on disk: partly", "no": "on disk: no"}
+_KINDS = {
+    "folder": "a folder for open_clip",
+    "hub": "a hub repository for open_clip",
+    "tag": "open_clip's",
+    "hf": "for transformers",
+}
 _UNFREE = ("NC", "research")
 """Words in licences that forbid to earn money with the model."""
 
@@ -111,16 +120,16 @@ def info(
         _print_json(facts | {"on_disk": on_disk(files), "files": listed} | measured)
         return
     with quiet_pipe():
-        for what, value in (*(_facts(entry) if entry else _unlisted(spec)), ("on disk", on_disk(files))):
-            typer.echo(f"{what}: {printable(value)}")
-        for part in files:
-            place = f"{part.path} ({part.size / 1e6:,.1f} MB)" if part.path else f"not on disk; it is in {part.place}"
-            typer.echo(f"  {part.what}: {printable(place)}")
+        for line in _known(spec):
+            show(printable(line))
+        show(_ON_DISK[on_disk(files)])
+        for line in _places(files):
+            typer.echo(f"  {told(printable(line))}")
         if on_disk(files) == "yes":
-            typer.echo(f"without torch: {printable(_without_torch(spec))}")
+            show(printable(f"without torch: {_without_torch(spec)}"))
         if precision:
             near = _measured(name, precision, device)
-            typer.echo(
+            show(
                 f"{near.precision} against fp32: cosine of images at least {near.images:.4f} ({near.centred:.4f} less "
                 f"their mean), of texts {near.texts:.4f}; the same best label for {near.same:.1%} of {near.pictures} "
                 f"pictures; {near.faster:.2f} times as fast"
@@ -216,6 +225,7 @@ def recommend(
     from clipcls.labels import label_set, script
     from clipcls.languages import reads
     from clipcls.settings import Settings
+    from clipcls.sinks.cells import printable
 
     names = [each for label in label_set(given_labels(labels, labels_file)) for each in label.names]
     scripts = tuple(dict.fromkeys(kind for kind in map(script, names) if kind))
@@ -226,66 +236,78 @@ def recommend(
         device=where,
         fast=fast,
     )
-    found = [(entry, _why(entry, scripts, where, budget)) for entry in fitting[:_SHOWN]]
     if json_:
-        listed = [asdict(entry) | {"why": why, "command": _command(entry)} for entry, why in found]
+        listed = [
+            asdict(entry) | {"why": "; ".join(_reasons(entry, scripts, where, budget)), "command": _command(entry)}
+            for entry in fitting[:_SHOWN]
+        ]
         _print_json({"scripts": scripts, "device": where, "fast": fast, "models": listed})
         return
     with quiet_pipe():
-        for entry, why in found:
-            typer.echo(f"{entry.alias}: {why}\n    {_command(entry)}")
+        for entry in fitting[:_SHOWN]:
+            show(f"{entry.alias}: {entry.description}")
+            for reason in _reasons(entry, scripts, where, budget):
+                typer.echo(f"    {told(printable(reason))}")
+            typer.echo(f"    {_command(entry)}")
 
 
-def _facts(entry: Entry) -> Iterator[tuple[str, str]]:
+def _known(spec: ModelSpec) -> Iterator[str]:
+    return _facts(spec.entry) if spec.entry else _unlisted(spec)
+
+
+def _facts(entry: Entry) -> Iterator[str]:
     """Each fact and, in brackets, its source."""
-    values = {
-        "licence": entry.licence,
-        "imagenet": _percent(entry.imagenet),
-        "chinese_retrieval": _percent(entry.chinese_retrieval),
-        "image_params": _number(entry.image_params, " million"),
-        "image_gflops": _number(entry.image_gflops, " GFLOPs"),
-        "download_mb": _number(entry.download_mb, " MB"),
-    }
-    called = {
-        "licence": "licence",
-        "imagenet": "ImageNet zero-shot top-1, English labels",
-        "chinese_retrieval": "Crossmodal-3600 image retrieval recall@1, Chinese",
-        "image_params": "parameters of the image tower",
-        "image_gflops": "an image costs",
-        "download_mb": "download of the weights",
-    }
-    yield from (("name", entry.alias), ("stands for", entry.spec), ("languages", _languages(entry)))
-    yield "description", entry.description
-    for name, value in values.items():
-        yield called[name], f"{value} ({entry.source[name]})" if value else "not published, as far as we know"
-    yield "needs", ", ".join(_packages(entry)) or "nothing more"
+    yield f"name: {entry.alias}"
+    yield f"stands for: {entry.spec}"
+    yield f"languages: {_languages(entry)}"
+    yield f"description: {entry.description}"
+    yield f"licence: {_sourced(entry, 'licence', entry.licence)}"
+    yield f"ImageNet zero-shot top-1, English labels: {_sourced(entry, 'imagenet', _percent(entry.imagenet))}"
+    chinese = _sourced(entry, "chinese_retrieval", _percent(entry.chinese_retrieval))
+    yield f"Crossmodal-3600 image retrieval recall@1, Chinese: {chinese}"
+    millions = _sourced(entry, "image_params", _number(entry.image_params))
+    yield f"parameters of the image tower, in millions: {millions}"
+    yield f"an image costs: {_sourced(entry, 'image_gflops', _number(entry.image_gflops, ' GFLOPs'))}"
+    yield f"download of the weights: {_sourced(entry, 'download_mb', _number(entry.download_mb, ' MB'))}"
+    yield f"needs: {', '.join(_packages(entry)) or 'nothing more'}"
 
 
-def _unlisted(spec: ModelSpec) -> Iterator[tuple[str, str]]:
-    kinds = {"folder": "a folder for open_clip", "hub": "a hub repository for open_clip", "tag": "open_clip's"}
-    yield "name", spec.given
-    yield "kind", kinds.get(spec.kind, "for transformers")
-    yield "facts", "none: it is not in the catalogue (clipcls models list)"
+def _sourced(entry: Entry, fact: str, value: str) -> str:
+    return f"{value} ({entry.source[fact]})" if value else "not published, as far as we know"
 
 
-def _why(entry: Entry, scripts: tuple[str, ...], device: str, budget: float) -> str:
-    """The reasons for a model in one sentence."""
-    read = " and ".join("Latin script" if kind == "Latin" else kind for kind in scripts)
-    reasons = [f"reads {read}" if read else "reads your labels"]
+def _unlisted(spec: ModelSpec) -> Iterator[str]:
+    yield f"name: {spec.given}"
+    yield f"kind: {_KINDS[spec.kind]}"
+    yield "facts: none: it is not in the catalogue (clipcls models list)"
+
+
+def _places(files: Iterable[Part]) -> Iterator[str]:
+    """Where each file of a model lies."""
+    for part in files:
+        place = f"{part.path} ({part.size / 1e6:,.1f} MB)" if part.path else f"not on disk, it is in {part.place}"
+        yield f"{part.what}: {place}"
+
+
+def _reasons(entry: Entry, scripts: tuple[str, ...], where: str, budget: float) -> Iterator[str]:
+    """Why one would take a model, and what it costs."""
+    for kind in scripts:
+        yield "reads Latin script" if kind == "Latin" else f"reads {kind}"
+    if not scripts:
+        yield "reads your labels"
     if "Chinese" in scripts and entry.chinese_retrieval:
-        reasons.append(f"finds {entry.chinese_retrieval:.1%} of pictures by a Chinese caption (Crossmodal-3600)")
+        yield f"finds {entry.chinese_retrieval:.1%} of pictures by a Chinese caption (Crossmodal-3600)"
     elif "Chinese" in scripts:
-        reasons.append("no recall@1 in Chinese is published")
+        yield "no recall@1 in Chinese is published"
     if entry.imagenet:
-        reasons.append(f"{entry.imagenet:.1%} on ImageNet with English labels")
+        yield f"{entry.imagenet:.1%} on ImageNet with English labels"
     if entry.image_gflops:
         slow = "" if entry.image_gflops <= budget else ", which is slow"
-        reasons.append(f"{entry.image_gflops:.3g} GFLOPs an image on {device}{slow}")
+        yield f"{entry.image_gflops:.3g} GFLOPs an image on {where}{slow}"
     size = f"a download of {entry.download_mb:,} MB" if entry.download_mb else "no download"
-    reasons.append(size if entry.download_mb is not None else "a download of unknown size")
+    yield size if entry.download_mb is not None else "a download of unknown size"
     if any(word in entry.licence for word in _UNFREE):
-        reasons.append(f"not for commercial use ({entry.licence})")
-    return f"{entry.description}. It {'; '.join(reasons)}."
+        yield f"not for commercial use ({entry.licence})"
 
 
 def _command(entry: Entry) -> str:
