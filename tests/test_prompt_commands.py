@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -231,6 +232,8 @@ def test_check_tells_every_fault_of_every_file(fake: Install, here: Path, clipcl
     assert clipcls.err.endswith("3 files: 0 errors, 3 warnings\n")
     out = clipcls("prompts", "check", "b.json#y", code=2)
     assert out == "b.json:2:19: error: a full-width brace ｛: write {类别} with plain braces\n"
+    out = clipcls("--lang", "zh", "prompts", "check", "b.json#y", code=2)  # an editor reads the place and the severity
+    assert out.startswith("b.json:2:19: error: 全角") and not re.search("[a-z]{3}", out[len("b.json:2:19: error") :])
 
 
 @pytest.mark.parametrize(

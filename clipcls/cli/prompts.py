@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -195,7 +196,7 @@ def _tell(faults: list[Fault], files: list[Path]) -> int:
 
     with quiet_pipe():
         for fault in faults:
-            typer.echo(printable(str(fault)))
+            typer.echo(printable(str(replace(fault, message=told(fault.message)))))
     errors = sum(fault.severity == "error" for fault in faults)
     warnings = len(faults) - errors
     say(
