@@ -29,6 +29,7 @@ from clipcls.cli.tables import Column, show_table
 from clipcls.encoders.catalogue import entries
 from clipcls.errors import UsageError
 from clipcls.languages import _LANGUAGES, NAMES
+from clipcls.library import shipped_folder
 
 PACKAGE = CATALOGUE.parent.parent
 CLIPCLS = [str(Path(sys.executable).parent / "clipcls")]
@@ -45,6 +46,7 @@ TYPERS_OWN = (
     "{} is not a valid float range",
 )
 """What Typer says, as ``clipcls.cli`` words it."""
+SETS = [tomllib.loads(path.read_text(encoding="utf-8"))["description"] for path in shipped_folder().rglob("*.toml")]
 FILLED_IN = (
     *("No such file or directory", "Permission denied", "Is a directory", "Not a directory"),
     *("No space left on device", "Read-only file system"),
@@ -59,6 +61,7 @@ FILLED_IN = (
     *("the server answers with an error (HTTP {})", "the server cannot be reached, or breaks off"),
     *(*NAMES.values(), *_LANGUAGES, "Chinese and English", "English and Chinese", "--model {} or --model {}"),
     *(entry.description for entry in entries()),
+    *("cannot be used: {}", *(description for description in SETS if description.isascii())),
     "{} image and {} text embeddings ({} MB) and what {} models need to run without torch",
 )
 """What the system says, and words that are put together out of the test's sight."""
@@ -389,21 +392,27 @@ def test_a_persons_own_words_are_not_translated(chinese: None) -> None:
     assert told("nobody has translated this") == "nobody has translated this"
 
 
-def test_headings_on_a_terminal_alone(chinese: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headings_and_our_sentences_on_a_terminal_alone(chinese: None, monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    columns = (Column("label"), Column("images", right=True), Column("folder", given=True), Column("top-1 over zh"))
+    columns = (
+        *(Column("label"), Column("images", right=True), Column("folder", given=True), Column("top-1 over zh")),
+        Column("when", told=True),
+    )
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "dumb")
-    for stream, headings in (
-        (Terminal(), "标签  图片数  folder  top-1 比 zh"),
-        (io.StringIO(), "label,images,folder,top-1 over zh"),
+    for stream, lines in (
+        (
+            Terminal(),
+            ["标签  图片数  folder  top-1 比 zh  适用", "none       1  2       3            没有这个文件或文件夹"],
+        ),
+        (io.StringIO(), ["label,images,folder,top-1 over zh,when", "none,1,2,3,No such file or directory"]),
     ):
         monkeypatch.setattr("sys.stdout", stream)
-        show_table(columns, [("a", "1", "2", "3")])
-        assert stream.getvalue().splitlines()[0] == headings
+        show_table(columns, [("none", "1", "2", "3", "No such file or directory")])
+        assert [line.rstrip() for line in stream.getvalue().splitlines()] == lines
 
 
 def test_lines_break_where_chinese_may() -> None:

@@ -26,6 +26,8 @@ class Column(NamedTuple):
     """Whether they stay on one line, such as names that are to be copied."""
     given: bool = False
     """Whether the heading is a person's own word, which is not translated."""
+    told: bool = False
+    """Whether the cells are sentences of ours, translated like the heading."""
 
 
 def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
@@ -47,7 +49,8 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None
             name = column.name if column.given else told(column.name)
             table.add_column(name, justify=side, overflow="fold", no_wrap=column.whole)
         for row in rows:
-            table.add_row(*(printable(cell).replace("[", r"\[") for cell in row))
+            cells = (told(cell) if column.told else cell for column, cell in zip(columns, row, strict=True))
+            table.add_row(*(printable(cell).replace("[", r"\[") for cell in cells))
         console = Console(file=sys.stdout)
         with console.capture() as shown:  # a console that prints itself turns a broken pipe into SystemExit
             console.print(table)
@@ -74,4 +77,6 @@ def list_sets(kind: Kind, size: str, describe: Callable[[Path], tuple[str, str, 
         except UsageError as exc:
             language, count, when = "", "", f"cannot be used: {exc}"
         rows.append((file.name, language, count, place, when))
-    show_table((Column("name"), Column("language"), Column(size, right=True), Column("from"), Column("when")), rows)
+    show_table(
+        (Column("name"), Column("language"), Column(size, right=True), Column("from"), Column("when", told=True)), rows
+    )
