@@ -13,6 +13,7 @@ import locale
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -74,7 +75,6 @@ class Translated:
         if _language == "en":
             super().format_help(ctx, formatter)  # type: ignore[misc]
             return
-        import rich.text
         from typer import rich_utils
 
         for each in (command, *getattr(command, "commands", {}).values(), *command.get_params(ctx)):
@@ -82,19 +82,30 @@ class Translated:
             if getattr(each, "rich_help_panel", None):
                 each.rich_help_panel = told(each.rich_help_panel)
         titles = {name: word for name, word in vars(rich_utils).items() if name.endswith(("_TITLE", "_STRING"))}
-        divide_line = vars(rich.text)["divide_line"]
         vars(rich_utils).update({name: told(word) for name, word in titles.items()})
-        vars(rich.text)["divide_line"] = line_ends
         try:
-            super().format_help(ctx, formatter)  # type: ignore[misc]
+            with chinese_lines():
+                super().format_help(ctx, formatter)  # type: ignore[misc]
         finally:
             vars(rich_utils).update(titles)
-            vars(rich.text)["divide_line"] = divide_line
 
     def get_usage(self, ctx: Any) -> str:
         """The line that shows how the command is called."""
         usage = str(super().get_usage(ctx))  # type: ignore[misc]
         return usage.replace("Usage: ", told("Usage: "), 1)
+
+
+@contextmanager
+def chinese_lines() -> Iterator[None]:
+    """Let rich break lines where Chinese may be broken."""
+    import rich.text
+
+    divide_line = vars(rich.text)["divide_line"]
+    vars(rich.text)["divide_line"] = line_ends
+    try:
+        yield
+    finally:
+        vars(rich.text)["divide_line"] = divide_line
 
 
 def line_ends(text: str, width: int, fold: bool = True) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from clipcls.cli.common import quiet_pipe
-from clipcls.cli.language import told
+from clipcls.cli.language import chinese_lines, told
 from clipcls.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +52,10 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None
             cells = (told(cell) if column.told else cell for column, cell in zip(columns, row, strict=True))
             table.add_row(*(printable(cell).replace("[", r"\[") for cell in cells))
         console = Console(file=sys.stdout)
-        with console.capture() as shown:  # a console that prints itself turns a broken pipe into SystemExit
+        with (
+            chinese_lines(),
+            console.capture() as shown,
+        ):  # a console that prints itself turns a broken pipe into SystemExit
             console.print(table)
         sys.stdout.write(shown.get())
 
