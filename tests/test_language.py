@@ -368,6 +368,9 @@ def test_a_message_in_a_message_is_told_too(chinese: None) -> None:
         told("error: x.toml, line 3: a line without path or label") == "错误：x.toml 第 3 行：有一行没有 path 或 label"
     )
     assert told("error: x.toml: no templates in it") == "错误：x.toml：里面没有模板"
+    assert told("2 labels; 2 images, 0 failed, 1.0 s, 2.0 images/s, 0 from the cache") == (
+        "2 个标签；2 张图片，失败 0 张，用时 1.0 秒，每秒 2.0 张，0 张来自缓存"
+    )
     assert told("4 done before; 1 image, 0 failed, 1.0 s, 1.0 images/s, 0 from the cache; skipped 2 .heic") == (
         "之前已完成 4 张；1 张图片，失败 0 张，用时 1.0 秒，每秒 1.0 张，0 张来自缓存；跳过 2 .heic"
     )
@@ -389,6 +392,7 @@ def test_a_persons_own_words_are_not_translated(chinese: None) -> None:
         "错误：在 ./a 中没有找到图片；跳过了 2 .mp4（加上 --fps 1 可以逐帧查看）"
     )
     assert told("error: clipcls.toml: workers: must be a whole number") == "错误：clipcls.toml: workers：必须是整数"
+    assert told("warning: dropped labels given more than once: a; b") == "警告：去掉了重复给出的标签：a; b"
     assert told("nobody has translated this") == "nobody has translated this"
 
 

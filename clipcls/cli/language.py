@@ -145,24 +145,27 @@ def _by_locale() -> Language:
 
 
 def _in_chinese(text: str) -> str:
-    if (said := _whole(text)) is not None:
-        return said
-    # What stands before a colon may be a place that nobody translates, such as a file.
-    for colon in itertools.islice(re.finditer(": ", text), 3):
-        if (said := _whole(text[colon.end() :])) is not None:
-            return f"{text[: colon.start()]}：{said}"
     clauses = text.split("; ")
-    if len(clauses) > 1 and (those := [_in_chinese(each) for each in clauses]) != clauses:
-        return "；".join(those)
-    return text
+    several = [_in_chinese(each) for each in clauses] if len(clauses) > 1 else clauses
+    all_told = all(map(str.__ne__, several, clauses))
+    for across in (False, True):
+        if (said := _whole(text, across)) is not None:
+            return said
+        if all_told:
+            break
+        # What stands before a colon may be a place that nobody translates, such as a file.
+        for colon in itertools.islice(re.finditer(": ", text), 3):
+            if (said := _whole(text[colon.end() :], across)) is not None:
+                return f"{text[: colon.start()]}：{said}"
+    return "；".join(several) if several != clauses else text
 
 
-def _whole(text: str) -> str | None:
-    """A message that the catalogue has as it is."""
+def _whole(text: str, across: bool) -> str | None:
+    """A message that the catalogue has as it is; ``across``: even if a gap takes in what may be further messages."""
     known, entries = _catalogue()
     if text in known:
         return known[text]
-    return next(filter(None, (entry.said(text) for entry in entries)), None)
+    return next(filter(None, (entry.said(text, across) for entry in entries)), None)
 
 
 class _Entry:
@@ -175,15 +178,8 @@ class _Entry:
         # Where several fit, the one that begins like the text is meant, and of those the one that says most.
         self.rank = len(self._literals[0]), sum(map(len, self._literals))
 
-    def said(self, text: str) -> str | None:
-        """A text in Chinese, or several of the same kind in a row; None if it is another message."""
-        clauses = text.split("; ")
-        # Lest the last gap of the first take in all that follow.
-        if len(clauses) > 1 and all(several := [self._said(each) for each in clauses]):
-            return "；".join(filter(None, several))
-        return self._said(text)
-
-    def _said(self, text: str) -> str | None:
+    def said(self, text: str, across: bool) -> str | None:
+        """A text in Chinese; None if it is another message."""
         if not text.startswith(self._literals[0]) or not all(literal in text for literal in self._literals):
             return None
         if self._pattern is None:
@@ -198,6 +194,8 @@ class _Entry:
         for hole in holes:
             number = hole.rstrip("*")
             value = match[int(number) + 1] if number else next(order)
+            if "; " in value and not hole.endswith("*") and not across:
+                return None
             filled.append(_in_chinese(value) if hole.endswith("*") else value)
         return "".join(_woven(literals, filled))
 
