@@ -60,6 +60,8 @@ FILLED_IN = (
     *("access denied; check your credentials", "access denied (HTTP {}); check your credentials"),
     *("the server answers with an error (HTTP {})", "the server cannot be reached, or breaks off"),
     *(*NAMES.values(), *_LANGUAGES, "Chinese and English", "English and Chinese", "--model {} or --model {}"),
+    *("mean per-class recall", "macro F1", "calibration error (ECE)"),
+    *("within noise", "worse", "better", "costs", "helps"),
     *(entry.description for entry in entries()),
     *("cannot be used: {}", *(description for description in SETS if description.isascii())),
     "{} image and {} text embeddings ({} MB) and what {} models need to run without torch",

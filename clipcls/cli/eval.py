@@ -236,7 +236,7 @@ def _tell_figures(evaluation: Evaluation) -> None:
     rows = [
         (name, f"{each.value:.1%}", f"{each.low:.1%} to {each.high:.1%}") for name, each in figures if each is not None
     ]
-    show_table((Column("figure"), Column("value", right=True), Column("95% interval")), rows)
+    show_table((Column("figure", told=True), Column("value", right=True), Column("95% interval")), rows)
 
 
 def _tell_classes(evaluation: Evaluation) -> None:

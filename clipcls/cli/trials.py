@@ -34,7 +34,7 @@ OneSet = Annotated[
 _SHOWN = 3
 """Images of a pair that are told by name."""
 _FIGURES = (Column("top-1", right=True), Column("mean recall", right=True))
-_VERDICT = (Column("95% interval"), Column("verdict"))
+_VERDICT = (Column("95% interval"), Column("verdict", told=True))
 
 
 def register(app: typer.Typer) -> None:
