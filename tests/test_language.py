@@ -61,6 +61,7 @@ FILLED_IN = (
     *("the server answers with an error (HTTP {})", "the server cannot be reached, or breaks off"),
     *(*NAMES.values(), *_LANGUAGES, "Chinese and English", "English and Chinese", "--model {} or --model {}"),
     *("mean per-class recall", "macro F1", "calibration error (ECE)"),
+    *("path", "probability", "group", "bytes", "image", "text", "error", "keep", "identical", "similar"),
     *("within noise", "worse", "better", "costs", "helps"),
     *(entry.description for entry in entries()),
     *("cannot be used: {}", *(description for description in SETS if description.isascii())),

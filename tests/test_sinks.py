@@ -387,6 +387,18 @@ def test_table_rows() -> None:
     assert bad.split() == ["b.jpg", "cut", "off"]
 
 
+def test_table_in_the_persons_language() -> None:
+    words = {"path": "路径", "label": "标签", "probability": "概率", "cosine": "余弦", "cut off": "不完整"}
+    stream = io.StringIO()
+    with TableSink(Console(file=stream, width=80), Layout(LABELS), lambda text: words.get(text, text)) as sink:
+        sink.write(prediction("a.jpg"))
+        sink.write(Failure("b.jpg", "cut off"))
+    heading, good, bad = stream.getvalue().splitlines()
+    assert heading.split() == ["路径", "标签", "概率", "余弦"] and bad.split() == ["b.jpg", "不完整"]
+    ends = [cell_len(line.partition(word)[0] + word) for line, word in ((heading, "余弦"), (good, "0.3000"))]
+    assert ends[0] == ends[1]
+
+
 def test_table_of_several_labels_names_the_path_once() -> None:
     lines = table([prediction("a.jpg", top_k=2), prediction("b.jpg", top_k=2)], Layout(LABELS, top_k=2)).splitlines()
     assert [line.split()[0] for line in lines] == ["path", "a.jpg", "冰箱", "b.jpg", "冰箱"]

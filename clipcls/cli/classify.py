@@ -15,6 +15,7 @@ import typer
 
 from clipcls.cli.answers import left_out, sampling
 from clipcls.cli.common import STARTER_NOTICE, given_labels, open_classifier, quiet_pipe, say, versions
+from clipcls.cli.language import told
 from clipcls.cli.options import (
     Actors,
     Address,
@@ -243,10 +244,13 @@ def classify(
             work = Work(target, run, partial(_parts, answering), answering, answer, overwrite, resume)
             failed = do(work, doer, classifier, settings, found, images, quiet=quiet)
             raise typer.Exit(InputError.exit_code if failed else 0)
+        for_person = told if sys.stdout.isatty() else str
         with (
             progress_bar(tally, found.count, hidden=quiet) as rows,
             _dressed(
-                open_sink(run, target, rows, overwrite=overwrite, resume=resume), answering, sidecars, show=show
+                open_sink(run, target, rows, overwrite=overwrite, resume=resume, told=for_person),
+                *(answering, sidecars),
+                show=show,
             ) as sink,
             _told_when_cut_off(sink, tally, quiet=quiet),
         ):

@@ -41,7 +41,10 @@ def show(form: str, kind: type[DataclassInstance], records: Sequence[DataclassIn
     if form == "jsonl":
         send(sys.stdout, "".join(_json(record) for record in records))
         return
-    columns = [Column(field.name, right=str(field.type).startswith(("float", "int"))) for field in fields(kind)]
+    columns = [
+        Column(field.name, right=str(field.type).startswith(("float", "int")), told=field.name in ("verdict", "error"))
+        for field in fields(kind)
+    ]
     decimals = 4 if form == "table" else 6
     rows = [[_cell(value, decimals) for value in asdict(record).values()] for record in records]
     if form == "table":

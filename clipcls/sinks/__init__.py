@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
@@ -50,9 +51,12 @@ def choose_format(asked: Format | None, output: Path | None) -> Format:
 
 
 def open_sink(
-    run: RunInfo, output: Path | None, stream: TextIO, *, overwrite: bool = False, resume: bool = False
-) -> ResultSink:
+    run: RunInfo, output: Path | None, stream: TextIO, *, overwrite: bool = False, resume: bool = False,
+    told: Callable[[str], str] = str,
+) -> ResultSink:  # fmt: skip
     """The sink for a run's records: the file ``output``, or, where that is None, the UTF-8 text ``stream``.
+
+    ``told`` gives a table's headings and errors in the person's language.
 
     Raises:
         UsageError: the flags contradict each other.
@@ -68,5 +72,5 @@ def open_sink(
 
         from clipcls.sinks.table import TableSink
 
-        return TableSink(Console(file=stream), run.layout)
+        return TableSink(Console(file=stream), run.layout, told)
     return StreamSink(stream, rows_for(run.format, run.layout))

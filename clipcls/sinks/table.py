@@ -27,8 +27,9 @@ _EIGHTHS = " ▏▎▍▌▋▊▉"
 class TableSink(ResultSink):
     """Prints each record at once: widths follow from the console and the labels, never from the rows to come."""
 
-    def __init__(self, console: Console, layout: Layout) -> None:
+    def __init__(self, console: Console, layout: Layout, told: Callable[[str], str] = str) -> None:
         self._console = console
+        self._told = told
         self._layout = layout
         names = max(cell_len(printable(name)) for name in layout.columns)
         if layout.unknown_label:
@@ -57,7 +58,7 @@ class TableSink(ResultSink):
         text = Text()
         path = _fit(record.path, self._path, keep_end=True)
         if isinstance(record, Failure):
-            text.append(path + _GAP).append(printable(record.error), "red")
+            text.append(path + _GAP).append(printable(self._told(record.error)), "red")
         else:
             for place, score in enumerate(self._listed(record.ranked, record.all_scores)):
                 text.append("\n" if place else "").append(" " * self._path if place else path)
@@ -89,14 +90,20 @@ class TableSink(ResultSink):
         return ranked[: self._layout.ranks]
 
     def _heading(self) -> Text:
-        names = [_fit("path", self._path), _fit("label", self._label), "probability", "cosine".rjust(_COSINE)]
+        path, label, probability, cosine, group = map(self._told, ("path", "label", "probability", "cosine", "group"))
+        names = [_fit(path, self._path), _fit(label, self._label), _right(probability, _PROBABILITY)]
+        names.append(_right(cosine, _COSINE))
         if self._layout.groups:
-            names += [" " * width for width in (self._bar,) if width] + ["group"]
+            names += [" " * width for width in (self._bar,) if width] + [group]
         return Text().append(_GAP.join(names), "dim")
 
 
 def _cosine(score: Score) -> str:
     return f"{round(score.cosine, 4) + 0.0:{_COSINE}.4f}"
+
+
+def _right(text: str, width: int) -> str:
+    return " " * (width - cell_len(text)) + text
 
 
 def _bar(share: float, width: int) -> str:
