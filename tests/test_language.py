@@ -240,7 +240,7 @@ def said(node: ast.AST, errors: set[str], *, in_cli: bool) -> Iterator[ast.expr]
             yield from (from_percent(text), *fills)
         case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[text, *_]) if name in SAYING:
             yield text
-        case ast.Call(func=ast.Name(id="told"), args=[ast.Call() as text]):
+        case ast.Call(func=ast.Name(id="told"), args=[ast.Call() | ast.Name() as text]):
             yield text
         case ast.Call(func=ast.Name(id="Column"), args=[heading, *_]) if in_cli:
             yield heading

@@ -145,27 +145,31 @@ def _by_locale() -> Language:
 
 
 def _in_chinese(text: str) -> str:
+    if (said := _whole(text, across=False)) is not None:
+        return said
     clauses = text.split("; ")
     several = [_in_chinese(each) for each in clauses] if len(clauses) > 1 else clauses
-    all_told = all(map(str.__ne__, several, clauses))
-    for across in (False, True):
-        if (said := _whole(text, across)) is not None:
-            return said
-        if all_told:
-            break
-        # What stands before a colon may be a place that nobody translates, such as a file.
-        for colon in itertools.islice(re.finditer(": ", text), 3):
-            if (said := _whole(text[colon.end() :], across)) is not None:
-                return f"{text[: colon.start()]}：{said}"
+    if not all(map(str.__ne__, several, clauses)):
+        found = _after_place(text, across=False) or _whole(text, across=True) or _after_place(text, across=True)
+        if found:
+            return found
     return "；".join(several) if several != clauses else text
 
 
-def _whole(text: str, across: bool) -> str | None:
+def _after_place(text: str, *, across: bool) -> str | None:
+    """A message after a colon: what stands before it may be a place that nobody translates, such as a file."""
+    for colon in itertools.islice(re.finditer(": ", text), 3):
+        if (said := _whole(text[colon.end() :], across=across)) is not None:
+            return f"{text[: colon.start()]}：{said}"
+    return None
+
+
+def _whole(text: str, *, across: bool) -> str | None:
     """A message that the catalogue has as it is; ``across``: even if a gap takes in what may be further messages."""
     known, entries = _catalogue()
     if text in known:
         return known[text]
-    return next(filter(None, (entry.said(text, across) for entry in entries)), None)
+    return next(filter(None, (entry.said(text, across=across) for entry in entries)), None)
 
 
 class _Entry:
@@ -178,7 +182,7 @@ class _Entry:
         # Where several fit, the one that begins like the text is meant, and of those the one that says most.
         self.rank = len(self._literals[0]), sum(map(len, self._literals))
 
-    def said(self, text: str, across: bool) -> str | None:
+    def said(self, text: str, *, across: bool) -> str | None:
         """A text in Chinese; None if it is another message."""
         if not text.startswith(self._literals[0]) or not all(literal in text for literal in self._literals):
             return None

@@ -225,7 +225,6 @@ def recommend(
     from clipcls.labels import label_set, script
     from clipcls.languages import reads
     from clipcls.settings import Settings
-    from clipcls.sinks.cells import printable
 
     names = [each for label in label_set(given_labels(labels, labels_file)) for each in label.names]
     scripts = tuple(dict.fromkeys(kind for kind in map(script, names) if kind))
@@ -247,7 +246,7 @@ def recommend(
         for entry in fitting[:_SHOWN]:
             show(f"{entry.alias}: {entry.description}")
             for reason in _reasons(entry, scripts, where, budget):
-                typer.echo(f"    {told(printable(reason))}")
+                typer.echo(f"    {told(reason)}")
             typer.echo(f"    {_command(entry)}")
 
 
