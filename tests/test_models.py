@@ -400,6 +400,19 @@ def test_a_narrow_terminal_leaves_names_whole(clipcls: Terminal, hub: Path, monk
     assert {entry.alias for entry in entries()} <= set(words)
 
 
+def test_a_narrow_terminal_leaves_out_columns_rather_than_break_numbers(
+    clipcls: Terminal, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "120")
+    wide = clipcls("models", "list")
+    assert all(word in wide for word in ("Mparams", "GFLOPs", "needs", " 220.46 ", " 427.89 ", " transformers "))
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = clipcls("models", "list")
+    assert all(word in narrow for word in ("ImageNet", "Chinese", "MB", " 83.4% ", " 4540 "))
+    assert not any(word in narrow for word in ("Mparams", "GFLOPs", "needs", "transformers"))
+
+
 def test_path(clipcls: Terminal, hub: Path) -> None:
     assert (Path(clipcls("models", "path", "starter").strip()) / "open_clip_model.safetensors").is_file()
     clipcls("models", "path", "clip-b32", code=4)

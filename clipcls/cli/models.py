@@ -63,7 +63,6 @@ def list_(json_: AsJson = False, debug: Debug = False) -> None:
     if json_:
         _print_json([asdict(entry) | {"on_disk": found} for entry, found in there.items()])
         return
-    columns = ("ImageNet", "Chinese", "Mparams", "GFLOPs", "MB")
     rows = [
         (
             *(entry.alias, _languages(entry)),
@@ -76,8 +75,9 @@ def list_(json_: AsJson = False, debug: Debug = False) -> None:
     show_table(
         (
             *(Column("name", whole=True), Column("languages")),
-            *(Column(name, right=True) for name in columns),
-            *(Column("licence"), Column("needs"), Column("on disk")),
+            *(Column("ImageNet", right=True), Column("Chinese", right=True)),
+            *(Column("Mparams", right=True, spare=True), Column("GFLOPs", right=True, spare=True)),
+            *(Column("MB", right=True), Column("licence"), Column("needs", spare=True), Column("on disk")),
         ),
         rows,
     )

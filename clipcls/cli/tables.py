@@ -13,6 +13,8 @@ from clipcls.cli.language import chinese_lines, told
 from clipcls.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from clipcls.library import Kind
 
 
@@ -28,11 +30,13 @@ class Column(NamedTuple):
     """Whether the heading is a person's own word, which is not translated."""
     told: bool = False
     """Whether the cells are sentences of ours, translated like the heading."""
+    spare: bool = False
+    """Whether it goes where a terminal has no room for all columns, the last first."""
 
 
 def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print a table: to a terminal aligned and wrapped to its width, elsewhere as CSV."""
-    from clipcls.sinks.cells import printable, well_formed
+    from clipcls.sinks.cells import well_formed
 
     with quiet_pipe():
         if not sys.stdout.isatty():
@@ -41,23 +45,36 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None
             writer.writerows([well_formed(cell) for cell in row] for row in rows)
             return
         from rich.console import Console
-        from rich.table import Table
 
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        for column in columns:
-            side: Literal["left", "right"] = "right" if column.right else "left"
-            name = column.name if column.given else told(column.name)
-            table.add_column(name, justify=side, overflow="fold", no_wrap=column.whole)
-        for row in rows:
-            cells = (told(cell) if column.told else cell for column, cell in zip(columns, row, strict=True))
-            table.add_row(*(printable(cell).replace("[", r"\[") for cell in cells))
         console = Console(file=sys.stdout)
+        shown = list(columns)
+        room = console.options.update(width=10_000)  # as much as any word needs: a measure ends at the width
+        while console.measure(_table(shown, columns, rows), options=room).minimum > console.width:
+            if not (spare := [column for column in shown if column.spare]):
+                break
+            shown.remove(spare[-1])
         with (
             chinese_lines(),
-            console.capture() as shown,
+            console.capture() as drawn,
         ):  # a console that prints itself turns a broken pipe into SystemExit
-            console.print(table)
-        sys.stdout.write(shown.get())
+            console.print(_table(shown, columns, rows))
+        sys.stdout.write(drawn.get())
+
+
+def _table(shown: Sequence[Column], columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Table:
+    from rich.table import Table
+
+    from clipcls.sinks.cells import printable
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in shown:
+        side: Literal["left", "right"] = "right" if column.right else "left"
+        name = column.name if column.given else told(column.name)
+        table.add_column(name, justify=side, overflow="fold", no_wrap=column.whole)
+    for row in rows:
+        cells = [(column, cell) for column, cell in zip(columns, row, strict=True) if column in shown]
+        table.add_row(*(printable(told(cell) if column.told else cell).replace("[", r"\[") for column, cell in cells))
+    return table
 
 
 def list_sets(kind: Kind, size: str, describe: Callable[[Path], tuple[str, str, str]]) -> None:
