@@ -281,9 +281,9 @@ def _teach(
         )
         return tower.state_dict()
 
-    depends: dict[str, Any] = {"steps": steps}
+    depends: dict[str, Any] = {"steps": steps, "choices": text_tower.CHOICES}
     if pictured:
-        depends["pictured"] = [text_tower.PICTURE_SHARE, *PICTURED, *VIEWS[PICTURED[0]], image_head.SOFTNESS]
+        depends["pictured"] = [*PICTURED, *VIEWS[PICTURED[0]], image_head.SOFTNESS]
     tower.load_state_dict(bench.stages.run(name, make, **depends))
 
 
@@ -358,8 +358,11 @@ def _head(
 
     head = image_head.Head()
     steps = [bench.steps(each) for each in (HELD_OUT_STEPS, FINAL_STEPS, PICTURED_STEPS, HEAD_STEPS)]
-    depends = {"contrast": CONTRAST, "views": VIEWS, "shown": [len(album.classes) for album in albums]}
-    head.load_state_dict(bench.stages.run(name, make, steps=steps, choices=image_head.CHOICES, **depends))
+    depends = {
+        "steps": steps, "contrast": CONTRAST, "views": VIEWS, "shown": [len(album.classes) for album in albums],
+        "choices": [*text_tower.CHOICES, *image_head.CHOICES],
+    }  # fmt: skip
+    head.load_state_dict(bench.stages.run(name, make, **depends))
     return head.eval()
 
 

@@ -31,12 +31,16 @@ _CHUNKS = 5
 _RATE = 5e-4
 """AdamW's largest learning rate; warmed up over 50 steps, then a cosine to nearly 0."""
 _TEMPERATURE = 0.07
-PICTURE_SHARE = 0.6
+_PICTURE_SHARE = 0.6
 """Of the place of a name that has pictures; the rest is where its meaning lies."""
+_PICTURED_OFTEN = 180.0
+"""How often a name that has pictures is taught, where a common word has 8 and a class's name about 55."""
 _ABSTRACT = 8
 """How much less often the name of an abstraction is taught: pictures show few, and each costs a thing its turn."""
 _ALIKE = 0.95
 """Cosine above which two places are the same concept."""
+CHOICES = (_RATE, _TEMPERATURE, _PICTURE_SHARE, _PICTURED_OFTEN, _ABSTRACT, _ALIKE)
+"""What a tower changes with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,7 @@ def _join_pictures(
     """Move each name towards its pictures, and teach it most often of all."""
     for key, place in pictured.items():
         own, _ = taught.get(key, (place, 0.0))
-        taught[key] = (PICTURE_SHARE * place + (1 - PICTURE_SHARE) * normalize(own, dim=0), 60.0)
+        taught[key] = (_PICTURE_SHARE * place + (1 - _PICTURE_SHARE) * normalize(own, dim=0), _PICTURED_OFTEN)
 
 
 class TextTower(nn.Module):
