@@ -49,9 +49,9 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None
         console = Console(file=sys.stdout)
         shown = list(columns)
         room = console.options.update(width=10_000)  # as much as any word needs: a measure ends at the width
-        while console.measure(_table(shown, columns, rows), options=room).minimum > console.width:
-            if not (spare := [column for column in shown if column.spare]):
-                break
+        while (spare := [column for column in shown if column.spare]) and (
+            console.measure(_table(shown, columns, rows), options=room).minimum > console.width
+        ):
             shown.remove(spare[-1])
         with (
             chinese_lines(),
