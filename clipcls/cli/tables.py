@@ -62,6 +62,7 @@ def show_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None
 
 
 def _table(shown: Sequence[Column], columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Table:
+    """The table with those of its columns that are shown; rich cannot take one out again without measuring it wrong."""
     from rich.table import Table
 
     from clipcls.sinks.cells import printable
